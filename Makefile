@@ -1,0 +1,31 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both set up their own environment in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+
+# One thread per test process: two of them share the machine, and small arrays do not profit from more.
+TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg
+
+.PHONY: demo test lint docs clean
+
+demo: $(READY)  ## train heat_sip, write fields and pictures, say where they are
+	$(BIN)/phinverse run scenarios/heat_sip.yaml
+
+test: $(READY)  ## all tests, both backends
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+lint: $(READY)  ## format, lint, types
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright
+
+docs: $(READY)  ## regenerate the scenario reference and the JSON Schema from the code
+	$(BIN)/python docs/generate.py
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+clean:  ## remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache build *.egg-info
