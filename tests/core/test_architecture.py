@@ -1,0 +1,98 @@
+"""Architectures check their own graph and count what they hold."""
+
+import pytest
+
+from toolkit.core.architecture import (
+    INPUT,
+    Activation,
+    Add,
+    Architecture,
+    ArchitectureBuilder,
+    BatchNorm,
+    Concat,
+    Conv,
+    Dense,
+    MaxPool,
+    Node,
+    Reshape,
+    Upsample,
+    buffer_shapes,
+    check_input,
+    count_parameters,
+    parameter_shapes,
+)
+
+
+def small() -> ArchitectureBuilder:
+    net = ArchitectureBuilder((2, 4, 6))
+    net.add("conv", Conv(2, 3))
+    net.add("norm", BatchNorm(3))
+    net.add("pool", MaxPool())
+    net.add("up", Upsample())
+    net.add("joined", Concat(), "up", INPUT)
+    net.add("flat", Reshape((5 * 24,)))
+    net.add("out", Dense(120, 7))
+    return net
+
+
+def test_shapes_and_counts_follow_from_the_layers():
+    architecture = small().build()
+    assert parameter_shapes(architecture) == {
+        "conv.weight": (3, 2, 3, 3),
+        "conv.bias": (3,),
+        "norm.weight": (3,),
+        "norm.bias": (3,),
+        "out.weight": (7, 120),
+        "out.bias": (7,),
+    }
+    assert buffer_shapes(architecture) == {"norm.running_mean": (3,), "norm.running_var": (3,)}
+    assert count_parameters(architecture) == 54 + 3 + 6 + 840 + 7
+    assert architecture.output_shape == (7,)
+
+
+@pytest.mark.parametrize(
+    ("shape", "layer", "message"),
+    [
+        ((2, 5), MaxPool(), "must be even"),
+        ((2,), MaxPool(), "must be even"),
+        ((2,), Upsample(), "needs a grid"),
+        ((2, 4), Conv(3, 1), "Conv of 3 channels got 2"),
+        ((2, 4), Conv(2, 1, kernel=4), "kernel must be odd"),
+        ((2, 1), Conv(2, 1, kernel=5, padding="circular"), "wraps around"),
+        ((2, 4), Conv(2, 1, padding="reflect"), "known: zeros, circular"),  # type: ignore[arg-type]
+        ((2,), Conv(2, 1), "1 to 3 dimensions"),
+        ((3,), Dense(2, 1), "2 features"),
+        ((3, 4), BatchNorm(2), "2 channels got 3"),
+        ((3,), Activation("softmax"), "known: relu"),
+        ((3, 4), Reshape((11,)), "12 entries"),
+    ],
+)
+def test_layers_that_do_not_fit_are_refused(shape, layer, message):
+    with pytest.raises(ValueError, match=rf"layer 'a': .*{message}"):
+        Architecture(shape, (Node("a", layer, (INPUT,)),))
+
+
+def test_graphs_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="at least one layer"):
+        Architecture((2,), ())
+    with pytest.raises(ValueError, match="used twice"):
+        Architecture((2,), (Node("a", Dense(2, 2), (INPUT,)), Node("a", Dense(2, 2), ("a",))))
+    with pytest.raises(ValueError, match="earlier layers"):
+        Architecture((2,), (Node("a", Dense(2, 2), ("b",)),))
+    with pytest.raises(ValueError, match="takes one input, not 2"):
+        Architecture((2,), (Node("a", Dense(2, 2), (INPUT, INPUT)),))
+    net = small()
+    net.add("sum", Add(), "up", INPUT)
+    with pytest.raises(ValueError, match="one shape"):
+        net.build()
+
+
+def test_inputs_are_checked():
+    architecture = small().build()
+    check_input(architecture, (1, 2, 4, 6), training=True)
+    with pytest.raises(ValueError, match=r"takes \(batch, 2, 4, 6\), not \(3, 2, 6, 4\)"):
+        check_input(architecture, (3, 2, 6, 4), training=False)
+    dense = Architecture((3,), (Node("norm", BatchNorm(3), (INPUT,)),))
+    check_input(dense, (1, 3), training=False)
+    with pytest.raises(ValueError, match=r"larger train\.batch_size"):
+        check_input(dense, (1, 3), training=True)

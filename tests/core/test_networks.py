@@ -1,0 +1,230 @@
+"""Networks are one function on both backends: values, gradients, running statistics, transformations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import phiml.backend.jax  # noqa: F401  (switches JAX to 64 bit, as the JAX backend does)
+import pytest
+import torch
+
+from toolkit.core.architecture import ACTIVATIONS, Activation, Architecture, ArchitectureBuilder, Upsample
+from toolkit.core.jax_networks import JaxNetwork
+from toolkit.core.torch_networks import TorchNetwork
+from toolkit.networks import conv_net, mlp, res_net, u_net
+from toolkit.networks.initialise import initialise
+from toolkit.networks.plugin import NetworkShape
+
+# Optimising the compiled program takes longer than all else here and is not what is tested.
+FAST_COMPILE = {"xla_backend_optimization_level": 0}
+
+
+def make(module, shape, **options):
+    return module.build(module.PLUGIN.options(**options), NetworkShape(*shape))
+
+
+ARCHITECTURES = {
+    "u_net-1d": lambda: make(u_net, (2, 1, (12,), True), levels=3, filters=[2, 3, 2], activation="silu"),
+    "u_net-2d": lambda: make(u_net, (1, 2, (8, 4), False), levels=2, filters=3),
+    "u_net-3d": lambda: make(
+        u_net, (1, 1, (4, 2, 6), True), levels=2, filters=2, residual_blocks=True, batch_norm=False
+    ),
+    "res_net": lambda: make(res_net, (2, 1, (5, 3), True), layers=[3], kernel=5, batch_norm=True),
+    "conv_net": lambda: make(conv_net, (2, 1, (7,), False), layers=[3, 4], activation="tanh"),
+    "mlp-grid": lambda: make(mlp, (1, 2, (3, 4)), layers=[6, 5], batch_norm=True, activation="silu"),
+}
+
+
+def numbers(architecture, batch=3):
+    """Weights away from their special initial values, an input and a weight for the output."""
+    rng = np.random.default_rng(1)
+    params, buffers = initialise(architecture, rng)
+    params = {k: v + 0.2 * rng.standard_normal(v.shape) for k, v in params.items()}
+    buffers = {k: v + 0.3 * rng.random(v.shape) for k, v in buffers.items()}
+    x = rng.standard_normal((batch, *architecture.input_shape))
+    return params, buffers, x, rng.standard_normal((batch, *architecture.output_shape))
+
+
+def on_torch(architecture, training, params, buffers, x, weight):
+    """(output, buffers, ∂/∂x, ∂/∂params) of the weighted sum of the output."""
+    params = {k: torch.tensor(v, requires_grad=True) for k, v in params.items()}
+    x = torch.tensor(x, requires_grad=True)
+    y, after = TorchNetwork(architecture).apply(
+        params, {k: torch.tensor(v) for k, v in buffers.items()}, x, training
+    )
+    gx, *gp = torch.autograd.grad((y * torch.tensor(weight)).sum(), [x, *params.values()])
+    return (
+        y.detach().numpy(),
+        {k: v.numpy() for k, v in after.items()},
+        gx.numpy(),
+        dict(zip(params, gp, strict=True)),
+    )
+
+
+def on_jax(architecture, training, params, buffers, x, weight):
+    """The same."""
+    network = JaxNetwork(architecture)
+
+    def value(params, x, buffers):
+        y, after = network.apply(params, buffers, x, training)
+        return jnp.sum(y * weight), (y, after)
+
+    arguments = jax.tree.map(jnp.asarray, (params, x, buffers))
+    gradient = jax.jit(jax.grad(value, argnums=(0, 1), has_aux=True)).lower(*arguments).compile(FAST_COMPILE)
+    (gp, gx), (y, after) = gradient(*arguments)
+    return y, after, gx, gp
+
+
+def distance(a, b):
+    """Largest difference over largest magnitude."""
+    a, b = np.asarray(a), np.asarray(b)
+    return np.abs(a - b).max() / max(np.abs(b).max(), 1e-300)
+
+
+# Without batch normalisation training and evaluation are one function; compiling them twice shows nothing.
+@pytest.mark.parametrize(
+    ("name", "training"),
+    [
+        ("u_net-1d", True),
+        ("u_net-2d", False),
+        ("u_net-2d", True),
+        ("u_net-3d", False),
+        ("res_net", False),
+        ("res_net", True),
+        ("conv_net", False),
+        ("mlp-grid", False),
+        ("mlp-grid", True),
+    ],
+)
+def test_both_backends_compute_one_function(name, training):
+    architecture = ARCHITECTURES[name]()
+    data = numbers(architecture)
+    y, after, gx, gp = on_torch(architecture, training, *data)
+    jy, jafter, jgx, jgp = on_jax(architecture, training, *data)
+
+    # Round-off of sums over at most a few hundred terms; measured 2e-15.
+    assert y.shape == data[3].shape
+    assert distance(y, jy) < 1e-12
+    assert distance(gx, jgx) < 1e-12
+    assert list(after) == list(data[1])
+    for path in after:
+        assert distance(after[path], jafter[path]) < 1e-12
+        assert (distance(after[path], data[1][path]) > 1e-3) == training
+    # Against the largest gradient: a bias before batch normalisation has gradient zero but for round-off.
+    scale = max(float(g.abs().max()) for g in gp.values())
+    for path, g in gp.items():
+        assert np.abs(g.numpy() - np.asarray(jgp[path])).max() < 1e-12 * scale, path
+
+
+def test_running_statistics_are_those_of_torch():
+    architecture = make(mlp, (3, 1), layers=[4], batch_norm=True)
+    params, buffers, x, _ = numbers(architecture, batch=5)
+    hidden = np.maximum(x @ params["dense0.weight"].T + params["dense0.bias"], 0)
+    for after in (on_torch, on_jax):
+        _, result, _, _ = after(architecture, True, params, buffers, x, np.ones((5, 1)))
+        mean = 0.9 * buffers["norm0.running_mean"] + 0.1 * hidden.mean(0)
+        var = 0.9 * buffers["norm0.running_var"] + 0.1 * hidden.var(0, ddof=1)
+        # Five terms: round-off.
+        np.testing.assert_allclose(result["norm0.running_mean"], mean, rtol=1e-13)
+        np.testing.assert_allclose(result["norm0.running_var"], var, rtol=1e-13)
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_activations_agree_with_gradients_at_zero_and_far_out(kind):
+    net = ArchitectureBuilder((9,))
+    net.add("f", Activation(kind))
+    x = np.array([[-40.0, -3.0, -0.5, -1e-9, 0.0, 1e-9, 0.5, 3.0, 40.0]])
+    y, _, gx, _ = on_torch(net.build(), False, {}, {}, x, np.ones_like(x))
+    jy, _, jgx, _ = on_jax(net.build(), False, {}, {}, x, np.ones_like(x))
+    # Two implementations of erf and exp: a few units in the last place; the far tail of gelu only absolutely.
+    np.testing.assert_allclose(y, jy, rtol=1e-13, atol=1e-15)
+    np.testing.assert_allclose(gx, jgx, rtol=1e-13, atol=1e-15)
+
+
+def test_upsampling_interpolates_between_cell_centres():
+    architecture = Architecture((1, 3), tuple(_single("up", Upsample(), (1, 3))))
+    x = np.array([[[0.0, 4.0, 8.0]]])
+    expected = [[[0.0, 1.0, 3.0, 5.0, 7.0, 8.0]]]
+    np.testing.assert_array_equal(on_torch(architecture, False, {}, {}, x, np.ones((1, 1, 6)))[0], expected)
+    np.testing.assert_array_equal(on_jax(architecture, False, {}, {}, x, np.ones((1, 1, 6)))[0], expected)
+
+
+def _single(name, layer, shape):
+    net = ArchitectureBuilder(shape)
+    net.add(name, layer)
+    return net.build().nodes
+
+
+def test_circular_convolutions_commute_with_shifts():
+    architecture = make(conv_net, (1, 1, (6, 5), True), layers=[3], kernel=3)
+    params, buffers, x, weight = numbers(architecture)
+    for run in (on_torch, on_jax):
+        y = np.asarray(run(architecture, False, params, buffers, x, weight)[0])
+        shifted = np.asarray(run(architecture, False, params, buffers, np.roll(x, (2, 1), (2, 3)), weight)[0])
+        # The same sums in the same order, up to the choice of kernel.
+        np.testing.assert_allclose(shifted, np.roll(y, (2, 1), (2, 3)), rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["u_net-2d", "mlp-grid"])
+def test_per_sample_jacobians_agree(name):
+    architecture = ARCHITECTURES[name]()
+    params, buffers, x, _ = numbers(architecture, batch=2)
+    t, j = TorchNetwork(architecture), JaxNetwork(architecture)
+    tb, jb = ({k: f(v) for k, v in buffers.items()} for f in (torch.tensor, jnp.asarray))
+
+    def torch_one(params, x):
+        return t.apply(params, tb, x[None], False)[0].reshape(-1)[:2]
+
+    def jax_one(params, x):
+        return j.apply(params, jb, x[None], False)[0].reshape(-1)[:2]
+
+    tp, jp = ({k: f(v) for k, v in params.items()} for f in (torch.tensor, jnp.asarray))
+    ours = torch.func.vmap(torch.func.jacrev(torch_one), (None, 0))(tp, torch.tensor(x))
+    arguments = jp, jnp.asarray(x)
+    theirs = (
+        jax.jit(jax.vmap(jax.jacrev(jax_one), (None, 0))).lower(*arguments).compile(FAST_COMPILE)(*arguments)
+    )
+    scale = max(float(v.abs().max()) for v in ours.values())
+    for path, jacobian in ours.items():
+        assert jacobian.shape == (2, 2, *params[path].shape)
+        # Round-off, as for the gradients.
+        assert np.abs(jacobian.numpy() - np.asarray(theirs[path])).max() < 1e-12 * scale
+
+
+def test_torch_networks_are_pure():
+    architecture = ARCHITECTURES["u_net-2d"]()
+    params, buffers, x, weight = numbers(architecture)
+    tb = {k: torch.tensor(v) for k, v in buffers.items()}
+    tp = {k: torch.tensor(v) for k, v in params.items()}
+    network = TorchNetwork(architecture)
+    before = torch.random.get_rng_state()
+
+    def loss(params):
+        y, after = network.apply(params, tb, torch.tensor(x), True)
+        return (y * torch.tensor(weight)).sum(), after
+
+    gradient, after = torch.func.grad(loss, has_aux=True)(tp)
+    again, _ = torch.func.grad(loss, has_aux=True)(tp)
+    assert torch.equal(before, torch.random.get_rng_state())
+    for path, value in buffers.items():
+        assert np.array_equal(tb[path].numpy(), value)
+        assert not np.array_equal(after[path].numpy(), value)
+    assert all(torch.equal(gradient[k], again[k]) for k in gradient)
+
+
+def test_float32_stays_float32():
+    architecture = ARCHITECTURES["mlp-grid"]()
+    params, buffers, x, _ = numbers(architecture)
+    single = [{k: v.astype(np.float32) for k, v in tree.items()} for tree in (params, buffers)]
+    jy, jafter = JaxNetwork(architecture).apply(
+        *jax.tree.map(jnp.asarray, single), jnp.asarray(x, jnp.float32), True
+    )
+    ty, _ = TorchNetwork(architecture).apply(
+        *[{k: torch.tensor(v) for k, v in tree.items()} for tree in single],
+        torch.tensor(x, dtype=torch.float32),
+        True,
+    )
+    assert jy.dtype == jnp.float32
+    assert all(v.dtype == jnp.float32 for v in jafter.values())
+    assert ty.dtype == torch.float32
+    # Single precision, batch statistics of 3 values.
+    assert distance(ty.detach(), jy) < 1e-5
