@@ -1,0 +1,143 @@
+"""The shipped topologies: counts and numbers of PhiML's networks, sizes refused, initial weights."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from phiml import math as phiml_math
+from phiml.backend.torch import nets as phiml_nets
+
+from toolkit.core.architecture import buffer_shapes, count_parameters, parameter_shapes
+from toolkit.core.torch_networks import TorchNetwork
+from toolkit.networks import conv_net, mlp, res_net, u_net
+from toolkit.networks.initialise import initialise
+from toolkit.networks.plugin import NetworkShape
+
+PLUGINS = {module.PLUGIN.name: module.PLUGIN for module in (mlp, conv_net, res_net, u_net)}
+
+
+def build(name, shape, **options):
+    plugin = PLUGINS[name]
+    return plugin.build(plugin.options(**options), shape)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "options", "count"),
+    [
+        ("u_net", NetworkShape(1, 1, (64, 64), periodic=True), {}, 37_697),
+        ("u_net", NetworkShape(2, 2, (128, 128)), {"levels": 5}, 49_570),
+        ("mlp", NetworkShape(2, 2), {"layers": [32, 64, 32]}, 4_354),
+        ("mlp", NetworkShape(1, 1), {"layers": [16, 64, 16], "activation": "sigmoid"}, 2_177),
+    ],
+)
+def test_published_parameter_counts(name, shape, options, count):
+    assert count_parameters(build(name, shape, **options)) == count
+
+
+def in_order_of_names(state):
+    """PhiML registers up and down blocks in turns; ours come in the order of evaluation."""
+    ups = [k for k in state if k.startswith("up")]
+    return (
+        [k for k in state if k not in ups and not k.startswith("outc")]
+        + ups
+        + [k for k in state if "outc" in k]
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "theirs"),
+    [
+        (NetworkShape(2, 3), ("mlp", {"layers": [5, 4], "batch_norm": True, "activation": "tanh"}),
+         lambda: phiml_nets.mlp(2, 3, [5, 4], batch_norm=True, activation="tanh")),
+        (NetworkShape(2, 3, (6, 4), periodic=True), ("conv_net", {"layers": [5, 4], "batch_norm": True}),
+         lambda: phiml_nets.conv_net(2, 3, [5, 4], batch_norm=True, periodic=True)),
+        (NetworkShape(2, 3, (7,)), ("res_net", {"layers": [5, 5]}),
+         lambda: phiml_nets.res_net(2, 3, [5, 5], in_spatial=1)),
+        (NetworkShape(2, 3, (8, 4)), ("u_net", {"levels": 3, "filters": [4, 5, 6]}),
+         lambda: phiml_nets.u_net(2, 3, 3, filters=[4, 5, 6])),
+    ],
+    ids=["mlp", "conv_net", "res_net", "u_net"],
+)  # fmt: skip
+def test_the_same_function_as_phiml(shape, options, theirs):
+    architecture = build(options[0], shape, **options[1])
+    phiml = theirs().double()
+    state = {k: v.clone() for k, v in phiml.state_dict().items()}
+    rng = np.random.default_rng(0)
+    x = torch.tensor(rng.standard_normal((3, *architecture.input_shape)))
+    params = {}
+    if options[0] == "res_net":
+        # PhiML registers the skip convolution before the two of the block.
+        keys = ["Res_in.conv1", "Res_in.conv2", "Res_in.sample_input", "Res1.conv1", "Res1.conv2", "Res_out"]
+        keys = [f"{k}.{part}" for k in keys for part in ("weight", "bias")]
+    else:
+        keys = [k for k in in_order_of_names(state) if "running" not in k and "num_batches" not in k]
+    for (path, dims), key in zip(parameter_shapes(architecture).items(), keys, strict=True):
+        assert tuple(state[key].shape) == dims
+        state[key] = torch.tensor(rng.standard_normal(dims))
+        params[path] = state[key]
+    phiml.load_state_dict(state)
+    buffers = {k: torch.tensor(v) for k, v in initialise(architecture, rng)[1].items()}
+
+    for training in (True, False):
+        ours, after = TorchNetwork(architecture).apply(params, buffers, x, training)
+        phiml.load_state_dict(state)
+        with phiml_math.precision(64):
+            expected = phiml.train(training)(x)
+        # The same torch operations in the same order.
+        np.testing.assert_allclose(ours.detach(), expected.detach(), rtol=1e-13, atol=1e-13)
+        if training:
+            running = [v for k, v in phiml.state_dict().items() if "running" in k]
+            theirs_sum = sum(float(v.sum()) for v in running)
+            assert sum(float(v.sum()) for v in after.values()) == pytest.approx(
+                theirs_sum, rel=1e-12, abs=1e-12
+            )
+
+
+def test_every_topology_keeps_the_grid_and_the_channels():
+    for name, plugin in PLUGINS.items():
+        for d in plugin.dimensions:
+            for periodic in (True, False):
+                shape = NetworkShape(3, 2, (8, 16, 8)[:d], periodic)
+                architecture = plugin.build(plugin.options(), shape)
+                assert architecture.input_shape == (3, *shape.cells), name
+                assert architecture.output_shape == (2, *shape.cells), name
+
+
+def test_u_net_refuses_what_it_cannot_halve():
+    with pytest.raises(
+        ValueError, match=r"divisible by 8 along every axis, not \(64, 36\); use at most 3 levels"
+    ):
+        build("u_net", NetworkShape(1, 1, (64, 36)))
+    assert build("u_net", NetworkShape(1, 1, (64, 36)), levels=3).output_shape == (1, 64, 36)
+    with pytest.raises(ValueError, match="filters has 2 entries but there are 4 levels"):
+        build("u_net", NetworkShape(1, 1, (64,)), filters=[8, 16])
+
+
+def test_u_net_with_residual_blocks_counts_as_much_as_with_double_convolutions():
+    # Equal channels need no skip convolution, and a joined block then has one convolution more.
+    shape = NetworkShape(1, 1, (8, 8))
+    plain = count_parameters(build("u_net", shape, levels=1, filters=1))
+    assert count_parameters(build("u_net", shape, levels=1, filters=1, residual_blocks=True)) == plain
+
+
+def test_initial_weights():
+    architecture = build("u_net", NetworkShape(2, 1, (16, 16)), filters=16)
+    params, buffers = initialise(architecture, np.random.default_rng(7))
+    again, _ = initialise(architecture, np.random.default_rng(7))
+    assert list(params) == list(parameter_shapes(architecture))
+    assert {k: v.shape for k, v in buffers.items()} == buffer_shapes(architecture)
+    for path, value in params.items():
+        assert value.dtype == np.float64
+        np.testing.assert_array_equal(value, again[path])
+        if path.endswith("bias"):
+            assert not value.any()
+        elif "norm" in path:
+            assert (value == 1).all()
+        else:
+            bound = 1 / math.sqrt(math.prod(value.shape[1:]))
+            assert np.abs(value).max() <= bound
+            # Standard deviation of U(-b, b) is b/√3; 10 % is four standard errors of the smallest tensor.
+            if value.size > 500:
+                assert value.std() == pytest.approx(bound / math.sqrt(3), rel=0.1)
+    assert all((v == (1 if "var" in k else 0)).all() for k, v in buffers.items())

@@ -1,0 +1,36 @@
+"""Initial weights, drawn with NumPy so that a seed means the same network on every backend.
+
+Weights of dense and convolutional layers are uniform in ±1/√fan_in, fan_in = inputs times kernel cells:
+torch's default (Kaiming with a = √5), which PhiML uses on torch too. Biases are zero. Batch normalisation
+starts as the identity: weight 1, bias 0, running mean 0, running variance 1.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from toolkit.core.architecture import Architecture, BatchNorm, buffer_shapes, parameter_shapes
+
+Arrays = dict[str, np.ndarray]
+
+
+def initialise(architecture: Architecture, generator: np.random.Generator) -> tuple[Arrays, Arrays]:
+    """(params, buffers) as float64, by layer path, in the order of `parameter_shapes` and `buffer_shapes`."""
+    norms = {node.name for node in architecture.nodes if isinstance(node.layer, BatchNorm)}
+    params = {}
+    for path, shape in parameter_shapes(architecture).items():
+        layer, _, name = path.rpartition(".")
+        if name == "bias":
+            params[path] = np.zeros(shape)
+        elif layer in norms:
+            params[path] = np.ones(shape)
+        else:
+            bound = 1 / math.sqrt(math.prod(shape[1:]))
+            params[path] = generator.uniform(-bound, bound, shape)
+    buffers = {
+        path: np.ones(shape) if path.endswith(".running_var") else np.zeros(shape)
+        for path, shape in buffer_shapes(architecture).items()
+    }
+    return params, buffers

@@ -1,0 +1,177 @@
+"""The training loop: batch → rule → direction → optimizer → parameters, one record per step.
+
+What happens on the side (validation, checkpoints, files, progress) belongs to the caller, who sees every step:
+
+    for state, record in train(trainer, state, batches, steps=50): …
+
+Losses of records are means over the batch; directions are gradients of sums over the batch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from toolkit.core.errors import DivergenceError
+from toolkit.training.data import Batches, tree_shapes
+from toolkit.training.problem import Batch, Natives, Problem, batch_from_tree, half_squared_distance
+from toolkit.training.rules.base import Update, UpdateRule
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Everything that training changes; native arrays by name."""
+
+    params: Natives
+    buffers: Natives
+    optimizer: Natives
+    step: int = 0
+    """Number of updates done."""
+    seconds: float = 0.0
+    """Training time so far, compilation not counted."""
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A rule and an optimizer on a problem, compiled once per shape of batch."""
+
+    problem: Problem
+    rule: UpdateRule
+    optimizer: Any
+    clip: Callable[[Natives], Natives] = lambda direction: direction
+    inner_updates: int = 1
+    searches: bool = False
+    """Whether the optimizer evaluates the objective itself (a line search)."""
+    _compiled: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def start(self, params: Natives, buffers: Natives) -> TrainState:
+        """The state before the first update."""
+        return TrainState(dict(params), dict(buffers), self.optimizer.init(dict(params)))
+
+    def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, float]]:
+        """The state after one update and what was measured; raises DivergenceError on non-finite numbers."""
+        b, tree = self.problem.backend, batch.tree()
+        function = self._function(state, batch)
+        start = time.perf_counter()
+        if self.searches:
+            params, buffers, optimizer, measured = self._search(function, state, tree)
+        else:
+            params, buffers, optimizer, measured = function(state.params, state.buffers, state.optimizer, tree)
+        b.synchronize(params)
+        seconds = time.perf_counter() - start
+        metrics = {name: float(value) for name, value in measured.items()}
+        _check_finite(metrics, state.step + 1)
+        metrics["step_seconds"] = seconds
+        return replace(state, params=params, buffers=buffers, optimizer=optimizer, step=state.step + 1), metrics
+
+    def _function(self, state: TrainState, batch: Batch) -> Callable[..., Any]:
+        """The compiled step for batches of this shape."""
+        key = str(tree_shapes(batch))
+        if key not in self._compiled:
+            if self.searches:
+                self._compiled[key] = self.problem.backend.compile(
+                    self._objective, state.params, state.buffers, batch.tree()
+                )
+            else:
+                self._compiled[key] = self.problem.backend.compile(
+                    self._update, state.params, state.buffers, state.optimizer, batch.tree()
+                )
+        return self._compiled[key]
+
+    def _update(self, params: Natives, buffers: Natives, optimizer: Natives, tree: Any) -> tuple[Any, ...]:
+        batch = batch_from_tree(tree)
+        update = self.rule(self.problem, params, buffers, batch)
+        measured = self._measure(update, batch)
+        params, optimizer = self.optimizer.update(self.clip(update.direction), optimizer, params)
+        for _ in range(self.inner_updates - 1):
+            again = self.rule.repeat(self.problem, params, update.buffers, batch, update.frozen)  # type: ignore[attr-defined]
+            params, optimizer = self.optimizer.update(self.clip(again.direction), optimizer, params)
+        return params, dict(update.buffers), optimizer, measured
+
+    def _objective(self, params: Natives, buffers: Natives, tree: Any) -> tuple[Any, ...]:
+        batch = batch_from_tree(tree)
+        update = self.rule(self.problem, params, buffers, batch)
+        return update.loss, dict(update.direction), dict(update.buffers), self._measure(update, batch)
+
+    def _search(self, function: Callable[..., Any], state: TrainState, tree: Any) -> tuple[Any, ...]:
+        _, _, buffers, measured = function(state.params, state.buffers, tree)
+
+        def value_and_direction(params: Natives) -> tuple[Any, Any]:
+            return function(params, state.buffers, tree)[:2]
+
+        params, optimizer = self.optimizer.update_with(value_and_direction, state.optimizer, state.params)
+        return params, buffers, optimizer, measured
+
+    def _measure(self, update: Update, batch: Batch) -> dict[str, Any]:
+        b = self.problem.backend
+        samples = _samples(update.controls, batch)
+        squares = [b.xp.sum(value * value) for value in update.direction.values()]
+        measured = {
+            "train_loss": update.loss / samples,
+            "direction_norm": b.xp.sqrt(sum(squares[1:], squares[0])),
+        }
+        if update.controls and set(update.controls) <= set(batch.references):
+            error = half_squared_distance(b, update.controls, batch.references)
+            measured["train_control_error"] = b.xp.mean(error)
+        return {**measured, **update.metrics}
+
+
+def _samples(controls: Natives, batch: Batch) -> int:
+    for group in (controls, *batch.tree().values()):
+        for value in group.values():
+            return int(value.shape[0])
+    return 1
+
+
+def _check_finite(metrics: Mapping[str, float], step: int) -> None:
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise DivergenceError(
+                f"step {step}: {name} is {value}. Lower update.optimizer.learning_rate or update.step_size, limit the "
+                "direction with update.clip, or set run.precision to float64"
+            )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A forward pass without an update."""
+
+    loss: Any
+    """L(y, y*) per sample, native."""
+    control_error: Any | None
+    """½ Σ (x − x*)² per sample, native; None where x* is unknown."""
+    controls: Natives
+    final: Natives
+    states: Natives
+    initial: Natives
+
+
+def evaluate(problem: Problem, params: Natives, buffers: Natives, batch: Batch, record: bool = False) -> Evaluation:
+    """Predictions, trajectories and errors on a batch, with the running statistics of the networks."""
+    b = problem.backend
+    x, _ = problem.predict(params, buffers, batch, training=False)
+    trajectory = problem.simulate(x, batch.context, problem.policy(params, buffers), record=record or problem.records)
+    controls = {**x, **{f"force.{name}": value for name, value in trajectory.forces.items()}}
+    y = problem.read(trajectory)
+    known = bool(x) and set(x) <= set(batch.references)
+    error = half_squared_distance(b, x, batch.references) if known else None
+    loss = problem.loss(y, batch.targets)
+    initial = problem.initial_state(x, batch.context)
+    return Evaluation(loss, error, controls, trajectory.final, trajectory.states, initial)
+
+
+def train(
+    trainer: Trainer, state: TrainState, batches: Batches, steps: int | None, time_limit: float | None = None
+) -> Iterator[tuple[TrainState, dict[str, float]]]:
+    """States and records until `steps` updates are done or `time_limit` seconds of training have passed."""
+    backend = trainer.problem.backend
+    while (steps is None or state.step < steps) and (time_limit is None or state.seconds < time_limit):
+        start, traced = time.perf_counter(), backend.trace_seconds
+        batch = batches(state.step)
+        state, record = trainer.step(state, batch)
+        elapsed = time.perf_counter() - start - (backend.trace_seconds - traced)
+        state = replace(state, seconds=state.seconds + elapsed)
+        yield state, {**record, "wall_seconds": state.seconds}

@@ -1,0 +1,302 @@
+"""A learning problem: networks, controls, physics and loss joined into x = f(y*; θ), y = P(x), L(y, y*).
+
+Everything here is a pure function of native arrays, so that one compiled program can hold a whole training step.
+Controls are keyed by where they act (`initial.temperature`), observations by where they are read
+(`final.temperature`), parameters by `<network>/<layer>.<parameter>` or `control/<name>`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from toolkit.core.backend import Backend
+from toolkit.core.params import subtree
+from toolkit.physics.grid import Grid
+from toolkit.physics.inverse import tensors
+from toolkit.physics.layout import Layout
+from toolkit.physics.plugin import InverseProblem, InverseSolverPlugin, Loss, Monitor, PDEPlugin, State
+from toolkit.physics.rollout import FULL, Controls, GradientFlow, Policy, Rollout, Trajectory
+
+Natives = Mapping[str, Any]
+CONTROL = "control"
+"""Prefix of parameters that are controls themselves."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """One unknown: `name` in the scenario, `key` where it acts."""
+
+    name: str
+    key: str
+    layout: Layout
+
+
+@dataclass(frozen=True)
+class NetworkUse:
+    """A network in its place: what it sees and which controls it gives."""
+
+    name: str
+    apply: Any
+    """(params, buffers, x, training) -> (y, buffers), from the backend."""
+    controls: tuple[Control, ...]
+    every_step: bool = False
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """weight · loss, judged on one observation."""
+
+    key: str
+    loss: Loss
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of the problem as native arrays (sample, …) by key."""
+
+    targets: Natives = field(default_factory=dict)
+    """y* by observation."""
+    references: Natives = field(default_factory=dict)
+    """x* by control, where known; for metrics and supervised training only."""
+    context: Natives = field(default_factory=dict)
+    """Initial states and sources that are neither unknown nor target, by key."""
+
+    def tree(self) -> dict[str, dict[str, Any]]:
+        """As nested dicts, which every backend can compile over."""
+        return {
+            "targets": dict(self.targets),
+            "references": dict(self.references),
+            "context": dict(self.context),
+        }
+
+
+def batch_from_tree(tree: Mapping[str, Natives]) -> Batch:
+    """The batch of `Batch.tree()`."""
+    return Batch(tree["targets"], tree["references"], tree["context"])
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Everything fixed during a run; see the module's docstring for the keys."""
+
+    backend: Backend
+    plugin: PDEPlugin
+    parameters: Any
+    grid: Grid | None
+    rollout: Rollout
+    controls: tuple[Control, ...]
+    networks: tuple[NetworkUse, ...]
+    terms: tuple[LossTerm, ...]
+    observations: Mapping[str, Layout]
+    """Layout of every observation that a loss term reads."""
+    solver: tuple[InverseSolverPlugin, Any] | None = None
+    """The inverse solver and its options, for rules that need one."""
+    monitors: tuple[Monitor, ...] = ()
+
+    @property
+    def control_layouts(self) -> dict[str, Layout]:
+        """Layouts by control key."""
+        return {control.key: control.layout for control in self.controls}
+
+    # --- x = f(y*; θ) ---------------------------------------------------------------------------------------------
+
+    def predict(
+        self, params: Natives, buffers: Natives, batch: Batch, training: bool
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(controls by key, buffers): from the networks that look at the target, or the parameters themselves."""
+        b = self.backend
+        x: dict[str, Any] = {}
+        new_buffers = dict(buffers)
+        for use in self.networks:
+            if use.every_step:
+                continue
+            y = self._network_input(batch.targets)
+            out, after = use.apply(subtree(params, use.name), subtree(buffers, use.name), y, training)
+            new_buffers.update({f"{use.name}/{name}": value for name, value in after.items()})
+            x.update(self._split(b.cast(out, "physics"), use.controls))
+        if x and self.plugin.correct_controls is not None:
+            corrected = self.plugin.correct_controls(
+                self.parameters,
+                tensors(x, {key: self.control_layouts[key] for key in x}),
+                tensors(batch.targets, {key: self.observations[key] for key in batch.targets}),
+            )
+            samples = next(iter(x.values())).shape[0]
+            x = {key: self.control_layouts[key].native(corrected[key], samples) for key in x}
+        for control in self.controls:
+            name = f"{CONTROL}/{control.name}"
+            if name in params:
+                x[control.key] = params[name]
+        return x, new_buffers
+
+    def _network_input(self, arrays: Natives) -> Any:
+        """(B, channels, *cells) of all targets, in network precision."""
+        b, parts = self.backend, []
+        for key in arrays:
+            parts.append(_to_channels(b, arrays[key], self.observations[key]))
+        joined = parts[0] if len(parts) == 1 else b.xp.concatenate(parts, axis=1)
+        return b.cast(joined, "network")
+
+    def _split(self, out: Any, controls: tuple[Control, ...]) -> dict[str, Any]:
+        """Native controls from a network's output channels."""
+        result, start = {}, 0
+        for control in controls:
+            channels = channel_count(control.layout)
+            result[control.key] = _from_channels(self.backend, out[:, start : start + channels], control.layout)
+            start += channels
+        return result
+
+    def policy(self, params: Natives, buffers: Natives) -> Policy | None:
+        """What the networks that are called at every step do; None in open loop."""
+        uses = [use for use in self.networks if use.every_step]
+        if not uses:
+            return None
+
+        def act(state: Natives, step: Any) -> dict[str, Any]:
+            b, forces = self.backend, {}
+            parts = [_to_channels(b, state[name], layout) for name, layout in self.rollout.layouts.items()]
+            x = b.cast(b.xp.concatenate(parts, axis=1), "network")
+            for use in uses:
+                out, _ = use.apply(subtree(params, use.name), subtree(buffers, use.name), x, False)
+                per_step = tuple(
+                    Control(c.name, c.key, Layout(c.layout.components, c.layout.cells)) for c in use.controls
+                )
+                split = self._split(b.cast(out, "physics"), per_step)
+                forces.update({key.partition(".")[2]: value for key, value in split.items()})
+            return forces
+
+        return act
+
+    # --- y = P(x) -------------------------------------------------------------------------------------------------
+
+    def simulate(
+        self,
+        x: Natives,
+        context: Natives,
+        policy: Policy | None = None,
+        flow: GradientFlow = FULL,
+        record: bool = False,
+    ) -> Trajectory:
+        """Trajectory of the physics under controls x; states that nothing sets start at zero."""
+        acting = {**context, **x}
+        initial = self.initial_state(x, context)
+        groups = {kind: _under(acting, kind) for kind in ("force", "source", "parameter")}
+        return self.rollout(initial, Controls(**groups), policy, flow, record)
+
+    def initial_state(self, x: Natives, context: Natives) -> dict[str, Any]:
+        """The state at t = 0 by field: a control, given by the data, or zero."""
+        acting = {**context, **x}
+        samples = next(iter(acting.values())).shape[0]
+        return {
+            name: acting.get(f"initial.{name}", self.backend.zeros((samples, *layout.shape)))
+            for name, layout in self.rollout.layouts.items()
+        }
+
+    def read(self, trajectory: Trajectory) -> dict[str, Any]:
+        """The observations of a trajectory, by key."""
+        result = {}
+        for key in self.observations:
+            kind, _, name = key.partition(".")
+            result[key] = trajectory.final[name] if kind == "final" else trajectory.states[name]
+        return result
+
+    @property
+    def records(self) -> bool:
+        """Whether an observation needs all states."""
+        return any(key.startswith("trajectory.") for key in self.observations)
+
+    def observe(
+        self, x: Natives, context: Natives, policy: Policy | None = None, flow: GradientFlow = FULL
+    ) -> dict[str, Any]:
+        """P: controls -> observations by key."""
+        return self.read(self.simulate(x, context, policy, flow, self.records))
+
+    # --- L(y, y*) -------------------------------------------------------------------------------------------------
+
+    def loss(self, y: Natives, targets: Natives) -> Any:
+        """L(y, y*) per sample, native (sample,); terms without a target judge y alone."""
+        samples = next(iter(y.values())).shape[0]
+        total = None
+        for term in self.terms:
+            layout = self.observations[term.key]
+            target = targets.get(term.key, y[term.key])
+            value = term.weight * term.loss.value(layout.wrap(y[term.key]), layout.wrap(target))
+            native = Layout().native(value, samples)
+            total = native if total is None else total + native
+        return total
+
+    def newton_target(self, y: Natives, targets: Natives, step_size: float) -> dict[str, Any]:
+        """y + η Δy per observation, Δy the Newton step of the loss in y (its weight cancels)."""
+        samples = next(iter(y.values())).shape[0]
+        result = {}
+        for term in self.terms:
+            layout = self.observations[term.key]
+            value, target = layout.wrap(y[term.key]), layout.wrap(targets.get(term.key, y[term.key]))
+            if term.loss.newton_step is None:
+                raise ValueError(f"the loss on {term.key} has no Newton step")
+            result[term.key] = layout.native(value + step_size * term.loss.newton_step(value, target), samples)
+        return result
+
+    def inverse_problem(self, context: Natives) -> InverseProblem:
+        """What an inverse solver may use, for one batch."""
+        return InverseProblem(
+            backend=self.backend,
+            pde=self.rollout.pde,
+            grid=self.grid,
+            parameters=self.parameters,
+            dt=self.rollout.dt,
+            steps=self.rollout.steps,
+            controls=self.control_layouts,
+            observations=self.observations,
+            context=context,
+            observe=self.observe,
+            loss=lambda x, targets, context: self.loss(self.observe(x, context), targets),
+        )
+
+    def invert(self, x: Natives, y: Natives, y_target: Natives, context: Natives) -> dict[str, Any]:
+        """x̂ of the inverse solver near (x, y), as native arrays."""
+        assert self.solver is not None
+        plugin, options = self.solver
+        solve = plugin.build(self.inverse_problem(context), options)
+        layouts = self.control_layouts
+        found: State = solve(tensors(x, layouts), tensors(y, self.observations), tensors(y_target, self.observations))
+        samples = next(iter(x.values())).shape[0]
+        return {key: layouts[key].native(found[key], samples) for key in x}
+
+
+def half_squared_distance(backend: Backend, a: Natives, b: Natives) -> Any:
+    """½ Σ (a − b)² per sample over all entries of two sets of native arrays, (sample,)."""
+    total = None
+    for key in a:
+        difference = backend.xp.reshape(a[key] - b[key], (a[key].shape[0], -1))
+        part = 0.5 * backend.xp.sum(difference**2, axis=1)
+        total = part if total is None else total + part
+    return total
+
+
+def channel_count(layout: Layout) -> int:
+    """Channels a network needs for a field of this layout: components times time steps."""
+    return max(len(layout.components), 1) * (layout.steps or 1)
+
+
+def _to_channels(backend: Backend, array: Any, layout: Layout) -> Any:
+    """(B, channels, *cells) of a native array (B, [t], *cells, [components])."""
+    xp, cells = backend.xp, tuple((layout.cells or {}).values())
+    if layout.components:
+        array = xp.moveaxis(array, -1, 1 if layout.steps is None else 2)
+    return xp.reshape(array, (array.shape[0], channel_count(layout), *cells))
+
+
+def _from_channels(backend: Backend, array: Any, layout: Layout) -> Any:
+    """The native array of `_to_channels`."""
+    xp, cells = backend.xp, tuple((layout.cells or {}).values())
+    time = () if layout.steps is None else (layout.steps,)
+    vector = (len(layout.components),) if layout.components else ()
+    array = xp.reshape(array, (array.shape[0], *time, *vector, *cells))
+    return xp.moveaxis(array, 1 + len(time), -1) if vector else array
+
+
+def _under(arrays: Natives, kind: str) -> dict[str, Any]:
+    return {key.partition(".")[2]: value for key, value in arrays.items() if key.startswith(kind + ".")}
