@@ -1,0 +1,155 @@
+"""Whether the sections of a scenario fit together, judged before anything is built or run.
+
+Each check adds findings to the report; `check_learning.py` holds those about data, rule, solver and
+optimizer.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from toolkit.core.registry import suggestion
+from toolkit.scenario.check_learning import check_data, check_update
+from toolkit.scenario.layouts import control_layout, network_shape
+from toolkit.scenario.problems import KeyPath
+from toolkit.scenario.report import Report, listed
+from toolkit.scenario.sections import Control, NetworkChoice, Sections
+
+
+def check(sections: Sections, report: Report) -> None:
+    """Add a finding for everything in the sections that does not fit together."""
+    sound = [_control(sections, control, report) for control in sections.controls.values()]
+    losses = _loss(sections, report)
+    networks = [_network(sections, network, report) for network in sections.networks.values()]
+    _sources_of_controls(sections, report)
+    _output(sections, report)
+    _stability(sections, report)
+    if all(sound) and losses and all(networks):
+        _architectures(sections, report)
+        check_data(sections, report)
+        check_update(sections, report)
+
+
+def _control(sections: Sections, control: Control, report: Report) -> bool:
+    """Whether the PDE lets a control act where it wants to."""
+    plugin = sections.pde.plugin
+    accepting = {
+        "initial": tuple(sections.fields),
+        "force": plugin.forces,
+        "source": plugin.sources,
+        "parameter": tuple(plugin.parameters.model_fields),
+    }[control.role]
+    path: KeyPath = ("controls", control.name, "acts_on")
+    if control.target not in accepting:
+        what = "parameters" if control.role == "parameter" else f"fields that accept {control.role}"
+        message = f"PDE {plugin.name!r} has no {control.acts_on!r}; {what}: {listed(accepting)}"
+        report.add(path, message)
+        return False
+    twins = [c.name for c in sections.controls.values() if c.acts_on == control.acts_on]
+    if twins[0] != control.name:
+        report.add(path, f"{control.acts_on} is already controls.{twins[0]}; one control per place")
+        return False
+    if control.initial is None:
+        return True
+    return _initial_value(sections, control, report)
+
+
+def _initial_value(sections: Sections, control: Control, report: Report) -> bool:
+    """Whether the start value of a direct optimisation fits the control's shape."""
+    path: KeyPath = ("controls", control.name, "initial")
+    shape = control_layout(sections, control).shape
+    try:
+        given = np.shape(np.asarray(control.initial, float))
+        fits = np.broadcast_shapes(given, shape) == shape
+    except ValueError:
+        fits, given = False, "ragged lists"
+    if not fits:
+        report.add(path, f"{control.acts_on} has the shape {shape or 'of one number'}, the start value {given}")
+    return fits
+
+
+def _loss(sections: Sections, report: Report) -> bool:
+    """Whether every term judges a field that exists."""
+    sound = True
+    for i, term in enumerate(sections.loss):
+        name = term.on.partition(".")[2]
+        if name not in sections.fields:
+            path: KeyPath = ("loss", i, "on") if len(sections.loss) > 1 else ("loss", "on")
+            report.add(
+                path,
+                f"PDE {sections.pde.type!r} has no field {name!r}{suggestion(name, list(sections.fields))}",
+            )
+            sound = False
+    return sound
+
+
+def _network(sections: Sections, network: NetworkChoice, report: Report) -> bool:
+    """Whether a network's controls exist and its place in the loop makes sense."""
+    path: KeyPath = ("networks", network.name)
+    before = len(report.problems)
+    for name in network.output:
+        if name not in sections.controls:
+            report.add((*path, "output"), f"no control {name!r}{suggestion(name, list(sections.controls))}")
+        elif network.every_step and sections.controls[name].role != "force":
+            acts_on = sections.controls[name].acts_on
+            report.add((*path, "every_step"), f"a network in the loop gives forces; {name!r} acts on {acts_on}")
+    if network.every_step and network.input != "state":
+        report.add(
+            (*path, "input"),
+            "a network with `every_step: true` sees the current state; expected `input: state`",
+        )
+    if not network.every_step and network.input == "state":
+        report.add(
+            (*path, "input"),
+            "only a network with `every_step: true` sees the state; expected `input: target`",
+        )
+    dimensions = len(sections.grid.axes) if sections.grid else 0
+    if dimensions not in network.plugin.dimensions:
+        allowed = " or ".join(str(n) for n in network.plugin.dimensions)
+        message = f"network {network.type!r} takes {allowed} dimensions (0: no grid), here are {dimensions}"
+        report.add((*path, "type"), message)
+    return len(report.problems) == before
+
+
+def _sources_of_controls(sections: Sections, report: Report) -> None:
+    """Every control comes from exactly one network, or from a start value."""
+    for name, control in sections.controls.items():
+        givers = [network.name for network in sections.networks.values() if name in network.output]
+        path: KeyPath = ("controls", name)
+        if len(givers) > 1:
+            report.add(path, f"two networks give this control: {listed(givers)}; expected one", at_key=True)
+        elif givers and control.initial is not None:
+            message = f"network {givers[0]!r} gives this control, so it has no start value; remove `initial`"
+            report.add((*path, "initial"), message)
+        elif not givers and control.initial is None:
+            message = "nothing gives this control: make it `output` of a network, or optimise it from `initial`"
+            report.add(path, message, at_key=True)
+
+
+def _architectures(sections: Sections, report: Report) -> None:
+    """Whether each network can be built for the channels and cells it meets."""
+    for name, network in sections.networks.items():
+        try:
+            network.plugin.build(network.options, network_shape(sections, network))
+        except ValueError as error:
+            report.add(("networks", name), f"network {network.type!r}: {error}", at_key=True)
+
+
+def _output(sections: Sections, report: Report) -> None:
+    known = [*sections.fields, *sections.controls]
+    for i, name in enumerate(sections.output.fields or ()):
+        if name not in known:
+            report.add(("output", "fields", i), f"no field or control {name!r}{suggestion(name, known)}")
+
+
+def _stability(sections: Sections, report: Report) -> None:
+    """Numbers such as CFL that are known before the run and too large for the scheme."""
+    pde = sections.pde
+    for number in pde.plugin.stability(pde.options, sections.grid, sections.time.dt):
+        # Not `value > limit`, so that a number that is not finite is found too.
+        if number.limit is not None and not number.value <= number.limit:
+            path = tuple(number.key.split("."))
+            report.add(
+                path,
+                f"{number.name} is {number.value:.4g}, its limit is {number.limit:.4g}; change {number.key}",
+            )
