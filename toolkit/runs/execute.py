@@ -1,0 +1,230 @@
+"""Runs a scenario from start to end, or on from its checkpoint: directory, backend, status, results, errors.
+
+    run(scenario) → directory → backend → build → train | optimise | simulate → metrics.nc, fields.nc, plots
+
+A run that fails or is stopped says so in `run.json` before the error goes on to the caller.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from toolkit.core.backend import Backend, using
+from toolkit.core.errors import Interrupted, PhinverseError, ScenarioError
+from toolkit.runs import atomic, monitors, record
+from toolkit.runs.datasets import global_attributes
+from toolkit.runs.directory import RunDirectory, create, create_cell
+from toolkit.runs.events import SILENT, Events
+from toolkit.runs.metrics import read_metrics, write_metrics_nc
+from toolkit.runs.open import StoredRun, open_run
+from toolkit.runs.plots import write_plots
+from toolkit.runs.provenance import collect
+from toolkit.runs.samples import read_samples
+from toolkit.runs.session import Session
+from toolkit.runs.simulation import simulate
+from toolkit.runs.stopping import StopRequest, stop_requests
+from toolkit.scenario.build import build
+from toolkit.scenario.load import load_scenario
+from toolkit.scenario.scenario import Scenario
+from toolkit.scenario.sweep import expand
+
+METRICS = {
+    "direction_norm": ("Euclidean norm of the update direction before clipping", "1"),
+    "train_control_error": ("control error on the training batch, mean over its samples", "1"),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has ended."""
+
+    path: Path
+    stored: StoredRun
+    network: Mapping[str, Any]
+    """Trained parameters as NumPy arrays, by `<network>/<layer>.<parameter>`; empty without a network."""
+
+    @property
+    def metrics(self) -> xr.Dataset:
+        """What was measured along `step`."""
+        return self.stored.metrics
+
+    @property
+    def fields(self) -> xr.Dataset:
+        """Predictions, targets and true controls."""
+        return self.stored.fields
+
+
+def run(
+    scenario: Scenario,
+    out: str | Path = "runs",
+    name: str | None = None,
+    events: Events = SILENT,
+    command: tuple[str, ...] | None = None,
+) -> Run:
+    """Run one scenario without a sweep in a new directory below `out`; raises what made it fail."""
+    if scenario.sections.sweep:
+        raise ScenarioError("this scenario has a sweep: run its cells with run_sweep, or remove the key `sweep`")
+    directory = create(Path(out), scenario.name, scenario.content_hash(), name)
+    return _run_in(directory, scenario, events, command or tuple(sys.argv), resume=False)
+
+
+def run_sweep(
+    scenario: Scenario,
+    out: str | Path = "runs",
+    name: str | None = None,
+    events: Events = SILENT,
+    command: tuple[str, ...] | None = None,
+) -> tuple[Path, dict[str, Run | PhinverseError]]:
+    """Run all cells of a sweep one after the other; a cell that fails does not stop the others.
+
+    The directory of the sweep, and by cell either its run or the error that ended it.
+    """
+    directory = create(Path(out), scenario.name, scenario.content_hash(), name)
+    cells = expand(scenario)
+    listed = {cell.cell_id: cell.labels for cell in cells}
+    atomic.write_text(directory.scenario, scenario.to_yaml())
+    atomic.write_json(directory.sweep, {"started": record.utc_now(), "scenario": scenario.name, "cells": listed})
+    results: dict[str, Run | PhinverseError] = {}
+    for number, cell in enumerate(cells, start=1):
+        events.message(f"cell {number} of {len(cells)}: {cell.cell_id}")
+        member = create_cell(directory.path, cell.cell_id)
+        try:
+            results[cell.cell_id] = _run_in(member, cell.scenario, events, command or tuple(sys.argv), resume=False)
+        except Interrupted:
+            raise
+        except PhinverseError as error:
+            events.message(f"{cell.cell_id} failed: {error}")
+            results[cell.cell_id] = error
+    return directory.path, results
+
+
+def resume(path: str | Path, events: Events = SILENT) -> Run:
+    """Go on from the last checkpoint of a run; the result is that of an uninterrupted run."""
+    directory = open_run(path).directory
+    state = record.observed(record.read(directory.record))
+    if state.status == "done":
+        raise ScenarioError(f"{path} is done; there is nothing to resume")
+    if state.status == "running":
+        raise ScenarioError(f"{path} is still running as process {state.pid} on {state.host}")
+    scenario = load_scenario(directory.scenario)
+    return _run_in(directory, scenario, events, state.command, resume=True)
+
+
+def _run_in(directory: RunDirectory, scenario: Scenario, events: Events, command: tuple[str, ...], resume: bool) -> Run:
+    """Run in a directory that this process owns; `run.json` tells the outcome whatever happens."""
+    sections = scenario.sections
+    options = sections.run
+    with (
+        stop_requests() as stop,
+        using(options.backend, options.device, sections.physics_precision, sections.network_precision) as backend,
+    ):
+        _begin(directory, scenario, backend, command, resume)
+        try:
+            network = _work(directory, scenario, backend, events, stop, resume)
+        except Interrupted as error:
+            _finish(directory, scenario, "interrupted", str(error), exit_code=error.exit_code)
+            raise
+        except KeyboardInterrupt:
+            _finish(directory, scenario, "interrupted", "interrupted twice", exit_code=130)
+            raise
+        except Exception as error:
+            reason = str(error) if isinstance(error, PhinverseError) else f"{type(error).__name__}: {error}"
+            _finish(directory, scenario, "failed", reason, exit_code=getattr(error, "exit_code", 1))
+            raise
+    _finish(directory, scenario, "done", None, exit_code=0)
+    if sections.output.plots:
+        write_plots(directory.path)
+    return Run(directory.path, open_run(directory.path), network)
+
+
+def _begin(
+    directory: RunDirectory, scenario: Scenario, backend: Backend, command: tuple[str, ...], resume: bool
+) -> None:
+    sections = scenario.sections
+    if resume:
+        record.update(directory.record, status="running")
+        return
+    atomic.write_text(directory.scenario, scenario.to_yaml())
+    seeds = {"run": sections.run.seed} | ({"data": sections.data.seed} if sections.data else {})
+    precision = {"physics": backend.physics_dtype, "network": backend.network_dtype}
+    record.write(
+        directory.record,
+        record.begin(
+            scenario.name,
+            scenario.content_hash(),
+            collect(command),
+            backend=backend.name,
+            device=backend.device,
+            seeds=seeds,
+            details={"precision": precision},
+        ),
+    )
+
+
+def _work(
+    directory: RunDirectory,
+    scenario: Scenario,
+    backend: Backend,
+    events: Events,
+    stop: StopRequest,
+    resume: bool,
+) -> dict[str, Any]:
+    """Build and run; the trained parameters as NumPy arrays."""
+    sections = scenario.sections
+    versions = " · ".join(
+        f"{name} {v}" for name, v in collect(()).versions.items() if name in ("phinverse", "phiflow", backend.name)
+    )
+    events.message(f"{versions} · {backend.device} · physics {backend.physics_dtype}, network {backend.network_dtype}")
+    events.message(f"{scenario.name} in {directory.path}")
+    attributes = _attributes(scenario)
+    built = build(sections, backend, read_samples)
+    if built.trainer is None:
+        simulate(sections, built, directory, attributes, events, stop, resume)
+        _write_metrics(directory, attributes, backend.trace_seconds, monitors.descriptions(built.problem))
+        return {}
+    session = Session(sections, built, directory, attributes, events, stop)
+    try:
+        state = session.run(resume)
+        session.write_fields(state)
+    finally:
+        session.close()
+        _write_metrics(directory, attributes, session.compile_seconds, monitors.descriptions(built.problem))
+    return {name: backend.numpy(value) for name, value in state.params.items()}
+
+
+def _attributes(scenario: Scenario) -> dict[str, Any]:
+    header = scenario.sections.header
+    return global_attributes(
+        title=header.name,
+        summary=header.description,
+        scenario=scenario.to_yaml(),
+        provenance=collect(tuple(sys.argv)),
+        references=header.references,
+    )
+
+
+def _write_metrics(
+    directory: RunDirectory,
+    attributes: Mapping[str, Any],
+    compile_seconds: float,
+    described: Mapping[str, Any],
+) -> None:
+    records = read_metrics(directory.metrics_lines)
+    if records:
+        write_metrics_nc(
+            directory.metrics,
+            records,
+            {**attributes, "compile_seconds": compile_seconds},
+            {**METRICS, **described},
+        )
+
+
+def _finish(directory: RunDirectory, scenario: Scenario, status: str, reason: str | None, exit_code: int) -> None:
+    details = {**record.read(directory.record).details, "exit_code": exit_code}
+    record.update(directory.record, status=status, reason=reason, details=details)

@@ -1,0 +1,140 @@
+"""What a field file consists of: its coordinates, its variables and how they lie on the disk.
+
+One frame of one variable is one chunk, so that frames are written and read alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import netCDF4
+import numpy as np
+
+from toolkit.physics.grid import Grid
+from toolkit.runs import names
+from toolkit.runs.datasets import clean_attributes
+from toolkit.runs.phiflow_fields import grid_text
+
+MAX_CHUNK = 2**28
+"""Bytes. HDF5 refuses chunks of 4 GiB, and a reader holds whole chunks in memory."""
+
+
+@dataclass(frozen=True)
+class Coordinate:
+    """Values along one dimension; text values become labels."""
+
+    name: str
+    values: np.ndarray
+    long_name: str
+    units: str = "1"
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One array of the file; its sizes are those of the coordinates."""
+
+    name: str
+    dims: tuple[str, ...]
+    long_name: str
+    units: str = "1"
+    dtype: str = "float64"
+    """A NumPy name; complex64 and complex128 are split into two real variables."""
+    role: str = ""
+    """One of `names.ROLES`, or empty where there is no inverse problem."""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.role and self.role not in names.ROLES:
+            raise ValueError(f"role of {self.name} must be one of {names.ROLES}, not {self.role!r}")
+
+
+def spatial_coordinates(grid: Grid, units: str = "1") -> list[Coordinate]:
+    """Cell centres along each axis of a grid."""
+    return [Coordinate(a, grid.coordinates(a), f"{a} of the cell centre", units) for a in grid.axes]
+
+
+def sample_coordinate(count: int) -> Coordinate:
+    """Samples, numbered from 0."""
+    return Coordinate(names.SAMPLE, np.arange(count, dtype=np.int64), names.LONG_NAMES[names.SAMPLE])
+
+
+def time_coordinate(values: Sequence[float] | np.ndarray = (), units: str = "1") -> Coordinate:
+    """Simulation times; give none where they are appended frame by frame."""
+    return Coordinate(names.TIME, np.asarray(values, dtype=np.float64), names.LONG_NAMES[names.TIME], units)
+
+
+def step_coordinate(values: Sequence[int] | np.ndarray = ()) -> Coordinate:
+    """Numbers of updates done; give none where they are appended frame by frame."""
+    return Coordinate(names.STEP, np.asarray(values, dtype=np.int64), names.LONG_NAMES[names.STEP])
+
+
+def component_coordinate(labels: Sequence[str], dim: str = names.COMPONENT) -> Coordinate:
+    """Names of the components of a vector."""
+    return Coordinate(dim, np.asarray(list(labels), dtype=str), names.LONG_NAMES[names.COMPONENT])
+
+
+def define_coordinates(dataset: netCDF4.Dataset, coordinates: Sequence[Coordinate], append_dim: str | None) -> None:
+    """Create dimensions and their coordinates, with values but for the one that is appended to."""
+    if append_dim is not None and append_dim not in [c.name for c in coordinates]:
+        raise ValueError(f"no coordinate is given for {append_dim!r}, along which frames are appended")
+    for coordinate in coordinates:
+        appended = coordinate.name == append_dim
+        dataset.createDimension(coordinate.name, None if appended else len(coordinate.values))
+        text = coordinate.values.dtype.kind in "OU"
+        name = names.label_name(coordinate.name) if text else coordinate.name
+        kind = str if text else coordinate.values.dtype
+        chunks = (1024,) if appended else None
+        # fill_value=False: coordinates have no holes, so none of their values means one.
+        variable = dataset.createVariable(name, kind, (coordinate.name,), fill_value=False, chunksizes=chunks)
+        about = {"long_name": coordinate.long_name, "units": coordinate.units}
+        variable.setncatts(about | {"coverage_content_type": names.COORDINATE})
+        if not appended:
+            variable[:] = coordinate.values.astype(object) if text else coordinate.values
+
+
+def define_variable(dataset: netCDF4.Dataset, variable: Variable, append_dim: str | None, grid: Grid | None) -> None:
+    """Create a variable without values; a complex one becomes two."""
+    missing = [dim for dim in variable.dims if dim not in dataset.dimensions]
+    if missing:
+        raise ValueError(f"{variable.name} lies along {missing}, for which no coordinate is given")
+    attributes = _attributes(dataset, variable, grid)
+    dtype = np.dtype(variable.dtype)
+    parts = {"": variable.long_name}
+    if dtype.kind == "c":
+        dtype = np.real(np.zeros(0, dtype)).dtype
+        parts = {names.REAL: f"real part of {variable.long_name}"}
+        parts[names.IMAGINARY] = f"imaginary part of {variable.long_name}"
+    shape = [1 if d == append_dim else max(1, len(dataset.dimensions[d])) for d in variable.dims]
+    for suffix, long_name in parts.items():
+        created = dataset.createVariable(
+            variable.name + suffix,
+            dtype,
+            variable.dims,
+            fill_value=math.nan if dtype.kind == "f" else None,
+            chunksizes=_chunks(shape, dtype.itemsize),
+        )
+        created.setncatts({"long_name": long_name, **attributes})
+
+
+def _attributes(dataset: netCDF4.Dataset, variable: Variable, grid: Grid | None) -> dict[str, Any]:
+    attributes: dict[str, Any] = {"units": variable.units, "coverage_content_type": names.RESULT}
+    if grid is not None and any(dim in names.SPACE for dim in variable.dims):
+        attributes[names.GRID] = grid_text(grid)
+    if variable.role:
+        attributes[names.ROLE] = variable.role
+    labels = [names.label_name(dim) for dim in variable.dims if names.label_name(dim) in dataset.variables]
+    if labels:
+        attributes["coordinates"] = " ".join(labels)
+    return attributes | clean_attributes(variable.attributes)
+
+
+def _chunks(frame: Sequence[int], itemsize: int) -> list[int] | None:
+    """Chunk sizes of a variable: one frame, its first dimensions halved until it fits into MAX_CHUNK."""
+    chunks = list(frame)
+    while math.prod(chunks) * itemsize > MAX_CHUNK:
+        largest = next(i for i, size in enumerate(chunks) if size > 1)
+        chunks[largest] = math.ceil(chunks[largest] / 2)
+    return chunks or None

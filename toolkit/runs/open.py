@@ -1,0 +1,81 @@
+"""A finished or running run, opened for reading."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+import xarray as xr
+
+from toolkit.core.errors import ScenarioError
+from toolkit.runs import atomic, datasets, record
+from toolkit.runs.directory import RunDirectory
+from toolkit.runs.metrics import read_metrics, to_dataset
+from toolkit.runs.record import RunRecord
+
+
+class StoredRun:
+    """A run directory with its datasets, read when first asked for; a context manager that closes them."""
+
+    def __init__(self, path: Path):
+        self.directory = RunDirectory(path)
+        self._opened: dict[str, xr.Dataset] = {}
+
+    @property
+    def path(self) -> Path:
+        """The run directory."""
+        return self.directory.path
+
+    @property
+    def scenario_text(self) -> str:
+        """The resolved scenario as YAML."""
+        return atomic.read_text(self.directory.scenario)
+
+    @property
+    def record(self) -> RunRecord:
+        """Status and provenance as they are now; `interrupted` where the process was killed."""
+        return record.observed(record.read(self.directory.record))
+
+    @property
+    def fields(self) -> xr.Dataset:
+        """The fields; StorageError as long as there are none."""
+        return self._dataset(self.directory.fields)
+
+    @property
+    def metrics(self) -> xr.Dataset:
+        """The metrics; of a run that has not ended, those recorded so far (read anew each time)."""
+        lines = self.directory.metrics_lines
+        ended = self.record.status in ("done", "failed") and self.directory.metrics.is_file()
+        if ended or not lines.is_file():
+            return self._dataset(self.directory.metrics)
+        return to_dataset(read_metrics(lines))
+
+    def close(self) -> None:
+        """Close the files behind the datasets; what was not read by then is out of reach."""
+        for dataset in self._opened.values():
+            dataset.close()
+        self._opened.clear()
+
+    def __enter__(self) -> StoredRun:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"StoredRun({str(self.path)!r})"
+
+    def _dataset(self, path: Path) -> xr.Dataset:
+        if path.name not in self._opened:
+            self._opened[path.name] = datasets.open_dataset(path)
+        return self._opened[path.name]
+
+
+def open_run(path: str | Path) -> StoredRun:
+    """Open a run directory; ScenarioError if it is none."""
+    stored = StoredRun(Path(path))
+    if not stored.directory.record.is_file():
+        raise ScenarioError(f"{path} is not a run directory: it holds no {stored.directory.record.name}")
+    return stored

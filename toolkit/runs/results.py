@@ -1,0 +1,175 @@
+"""What of a run goes into `fields.nc`: variables, coordinates and arrays for its three kinds.
+
+* network: `<field>` (sample, t, …), `<field>_target`, `<control>`, `<control>_reference`
+* direct optimisation: `<control>` and `<field>` along `step`, start included; `sample` only where there is data
+* simulation: `<field>` along `t`, streamed; `sample` only where there is data
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from toolkit.physics.plugin import FieldSpec
+from toolkit.runs import names
+from toolkit.runs.layout import (
+    Coordinate,
+    Variable,
+    component_coordinate,
+    sample_coordinate,
+    spatial_coordinates,
+    time_coordinate,
+)
+from toolkit.scenario.sections import Control, Sections
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Names wanted in the file, in order, and how each is laid out."""
+
+    sections: Sections
+    samples: int | None
+    """Length of `sample`; None without that dimension."""
+
+    def wanted(self, name: str) -> bool:
+        """Whether a field or control of this name is written."""
+        fields = self.sections.output.fields
+        return fields is None or name in fields
+
+    @property
+    def controls(self) -> list[Control]:
+        """Controls to write."""
+        return [c for c in self.sections.controls.values() if self.wanted(c.name)]
+
+    @property
+    def fields(self) -> list[FieldSpec]:
+        """State fields to write; a control of the same name takes precedence."""
+        taken = set(self.sections.controls)
+        return [f for f in self.sections.fields.values() if self.wanted(f.name) and f.name not in taken]
+
+    def dims(self, spec: FieldSpec | None, before: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """Dimensions of a field (None: a scalar parameter) with extra leading ones."""
+        sample = () if self.samples is None else (names.SAMPLE,)
+        if spec is None:
+            return (*sample, *before)
+        grid = self.sections.grid
+        space = grid.axes if grid is not None and spec.on_grid else ()
+        return (*sample, *before, *space, *((self._component_dim(spec),) if spec.components else ()))
+
+    def _component_dim(self, spec: FieldSpec) -> str:
+        """`component`, or `component_<field>` where fields of the PDE have different components."""
+        kinds = {f.components for f in self.sections.fields.values() if f.components}
+        return names.COMPONENT if len(kinds) == 1 else f"{names.COMPONENT}_{spec.name}"
+
+    def coordinates(self) -> list[Coordinate]:
+        """Coordinates of samples, space and components."""
+        result = [] if self.samples is None else [sample_coordinate(self.samples)]
+        if self.sections.grid is not None:
+            result += spatial_coordinates(self.sections.grid)
+        seen: dict[str, Coordinate] = {}
+        for spec in self.sections.fields.values():
+            if spec.components:
+                dim = self._component_dim(spec)
+                seen[dim] = component_coordinate(spec.components, dim)
+        return [*result, *seen.values()]
+
+    def field_of(self, control: Control) -> FieldSpec | None:
+        """The field that a control acts on; None for a parameter."""
+        return self.sections.fields.get(control.target) if control.role != "parameter" else None
+
+    def control_units(self, control: Control) -> str:
+        """Units of a control: of its field, or of the PDE's parameter."""
+        spec = self.field_of(control)
+        if spec is not None:
+            # A force or source is a rate; simulation time has no unit of its own.
+            return spec.units
+        extra = type(self.sections.pde.options).model_fields[control.target].json_schema_extra
+        return str(extra.get("units", "1")) if isinstance(extra, dict) else "1"
+
+    def control_variable(self, control: Control, before: tuple[str, ...], role: str = "control") -> Variable:
+        """The variable of a control or (role `reference`) of its true value."""
+        suffix = names.REFERENCE if role == "reference" else ""
+        kind = "true" if role == "reference" else "found"
+        name = control.name.replace("_", " ")
+        return Variable(
+            control.name + suffix,
+            self.dims(self.field_of(control), before),
+            f"{kind} {name}" if kind == "true" else name,
+            self.control_units(control),
+            dtype=self.sections.physics_precision,
+            role=role,
+        )
+
+    def field_variable(self, spec: FieldSpec, before: tuple[str, ...], role: str = "state") -> Variable:
+        """The variable of a state field or (role `target`) of its target."""
+        target = role == "target"
+        return Variable(
+            spec.name + (names.TARGET if target else ""),
+            self.dims(spec, before),
+            f"target of {spec.long_name}" if target else spec.long_name,
+            spec.units,
+            dtype=self.sections.physics_precision,
+            role=role,
+        )
+
+
+def frame_steps(steps: int, every: int) -> list[int]:
+    """Time steps that are written: the start, every `every`-th, and the last."""
+    return sorted({0, steps, *range(0, steps + 1, every)})
+
+
+def network_variables(
+    contents: Contents, arrays: Mapping[str, Mapping[str, np.ndarray]]
+) -> tuple[list[tuple[Variable, np.ndarray]], list[Coordinate]]:
+    """Variables and coordinates of the validation samples; `arrays` has initial, states, controls, targets,
+    references as NumPy by field or key."""
+    time = contents.sections.time
+    frames = frame_steps(time.steps, contents.sections.output.every)
+    result: list[tuple[Variable, np.ndarray]] = []
+    for spec in contents.fields:
+        whole = np.concatenate([arrays["initial"][spec.name][:, None], arrays["states"][spec.name]], axis=1)
+        result.append((contents.field_variable(spec, (names.TIME,)), whole[:, frames]))
+        for kind in ("final", "trajectory"):
+            target = arrays["targets"].get(f"{kind}.{spec.name}")
+            if target is None:
+                continue
+            if kind == "trajectory":
+                start = np.full_like(target[:, :1], np.nan)
+                target = np.concatenate([start, target], axis=1)[:, frames]
+            before = (names.TIME,) if kind == "trajectory" else ()
+            result.append((contents.field_variable(spec, before, "target"), target))
+    for control in contents.controls:
+        before = (names.TIME,) if control.role == "force" else ()
+        for group, role in (("controls", "control"), ("references", "reference")):
+            value = arrays[group].get(control.acts_on)
+            if value is not None:
+                value = _at_frames(value, frames) if control.role == "force" else value
+                result.append((contents.control_variable(control, before, role), value))
+    times = time_coordinate([step * time.dt for step in frames], "1")
+    return result, [*contents.coordinates(), times]
+
+
+def _at_frames(force: np.ndarray, frames: list[int]) -> np.ndarray:
+    """A force per step at the frames where those steps begin; none begins at the last frame (NaN)."""
+    padded = np.concatenate([force, np.full_like(force[:, :1], np.nan)], axis=1)
+    return padded[:, frames]
+
+
+def direct_variables(contents: Contents) -> list[Variable]:
+    """Variables of a direct optimisation that grow along `step`."""
+    found = [contents.control_variable(c, (names.STEP, *_time(c))) for c in contents.controls]
+    return found + [contents.field_variable(f, (names.STEP,)) for f in contents.fields]
+
+
+def _time(control: Control) -> tuple[str, ...]:
+    return (names.TIME,) if control.role == "force" else ()
+
+
+def direct_frame(contents: Contents, controls: Mapping[str, Any], final: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Arrays of one step of a direct optimisation, by variable."""
+    frame = {c.name: controls[c.acts_on] for c in contents.controls}
+    frame |= {f.name: final[f.name] for f in contents.fields}
+    return {name: value if contents.samples is not None else value[0] for name, value in frame.items()}

@@ -1,0 +1,40 @@
+"""Samples from a netCDF file, for `data: {type: file}`.
+
+The file holds `<field>_target` (the observation, along `sample`) and, where known, the true controls under the keys
+they act on: `initial.<field>`, `force.<field>`, `source.<field>` written as `initial_<field>`, … Any run's `fields.nc`
+with targets of these names will do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from toolkit.core.errors import StorageError
+from toolkit.runs import datasets, names
+
+KINDS = ("initial", "force", "source", "parameter")
+
+
+def read_samples(path: Path) -> dict[str, np.ndarray]:
+    """Arrays by `target.<field>` and `<kind>.<field>`, laid out (sample, [t], *cells, [components])."""
+    result: dict[str, np.ndarray] = {}
+    with datasets.open_dataset(path) as dataset:
+        for name, variable in dataset.data_vars.items():
+            text = str(name)
+            if names.SAMPLE not in variable.dims:
+                continue
+            kind, _, rest = text.partition("_")
+            if text.endswith(names.TARGET):
+                key = "target." + text.removesuffix(names.TARGET)
+            elif kind in KINDS and rest:
+                key = f"{kind}.{rest.removesuffix(names.REFERENCE)}"
+            else:
+                continue
+            if not np.isfinite(variable.values).all():
+                raise StorageError(f"{path}: {text} holds values that are not finite")
+            result[key] = variable.transpose(names.SAMPLE, ...).values
+    if not result:
+        raise StorageError(f"{path} holds no samples: no variable `<field>_target` along `{names.SAMPLE}`")
+    return result
