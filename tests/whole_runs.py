@@ -1,0 +1,144 @@
+"""Small scenarios that tests run from start to end, and three ways to run them: Python, command line, process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from click.testing import Result
+
+PHINVERSE = Path(sys.executable).with_name("phinverse")
+PATIENCE = 120.0
+"""Seconds to wait for a process; it starts in about three and works for less than ten."""
+
+HEAT = """\
+name: heat
+description: A small inverse problem of the heat equation.
+references: [a paper]
+grid: {cells: {x: 8, y: 8}, extent: {x: 64, y: 64}}
+pde: {type: heat, diffusivity: 8.0}
+controls:
+  initial_temperature: {acts_on: initial.temperature}
+data: {type: hot_rectangles, validation: 5, seed: 1}
+networks:
+  estimator: {type: conv_net, layers: [3], output: initial_temperature}
+loss: l2
+update:
+  type: sip
+  inverse_solver: damped_spectral
+  optimizer: {type: adam, learning_rate: 1e-3}
+train: {steps: 4, batch_size: 2, validate_every: 2, checkpoint_every: 2}
+run: {backend: torch, device: cpu, precision: float64}
+output: {samples: 3, plots: false}
+"""
+"""A network under SIP."""
+
+DIRECT = """\
+name: direct
+description: Each sample's initial temperature, optimised itself.
+grid: {cells: {x: 8, y: 8}, extent: {x: 64, y: 64}}
+pde: {type: heat, diffusivity: 8.0}
+controls:
+  initial_temperature: {acts_on: initial.temperature, initial: 0.0}
+data: {type: hot_rectangles, validation: 3, seed: 1}
+loss: l2
+update:
+  type: sip
+  inverse_solver: damped_spectral
+  optimizer: {type: sgd, learning_rate: 1.0}
+train: {steps: 4, validate_every: 2, checkpoint_every: 2}
+run: {backend: torch, device: cpu, precision: float64}
+output: {plots: false}
+"""
+"""Direct optimisation with data."""
+
+WAVE = """\
+name: wave
+description: A cosine that decays at a known rate.
+grid: {cells: {x: 8, y: 8}, extent: {x: 64, y: 64}}
+pde: {type: heat, diffusivity: 8.0}
+time: {steps: 6, dt: 0.5}
+data: {type: cosine, validation: 2}
+run: {backend: torch, device: cpu, precision: float64}
+output: {plots: false}
+"""
+"""A plain simulation."""
+
+
+def write_scenario(folder: Path, text: str, *changes: tuple[str, str]) -> Path:
+    """The scenario as a file of its name, pieces of its text replaced; every piece has to be there."""
+    for old, new in changes:
+        assert old in text, old
+        text = text.replace(old, new)
+    path = folder / f"{text.partition('name: ')[2].partition(chr(10))[0]}.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def execute(path: Path | str, out: Path, overrides: dict[str, Any] | None = None, name: str = "it") -> Any:
+    """`toolkit.run` of a scenario file."""
+    import toolkit
+
+    return toolkit.run(toolkit.load_scenario(path, overrides or {}), out=out, name=name)
+
+
+def cli(*arguments: Any) -> Result:
+    """The command line in this process; anything but its own exits is raised."""
+    from typer.testing import CliRunner
+
+    from typer_cli import app
+
+    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    assert "Traceback" not in result.stderr + result.stdout
+    return result
+
+
+def process(*arguments: Any) -> subprocess.Popen[str]:
+    """The installed command, started as its own process."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    return subprocess.Popen(
+        [str(PHINVERSE), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def finished(running: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a process."""
+    out, err = running.communicate(timeout=PATIENCE)
+    return running.returncode, out, err
+
+
+def recorded_steps(run: Path) -> list[int]:
+    """Steps of the whole lines in `metrics.jsonl`."""
+    lines = run / "metrics.jsonl"
+    text = lines.read_text(encoding="utf-8") if lines.exists() else ""
+    return [json.loads(line)["step"] for line in text.split("\n")[:-1]]
+
+
+def wait_for_step(running: subprocess.Popen[str], run: Path, step: int) -> None:
+    """Wait until the run has recorded this step."""
+    deadline = time.monotonic() + PATIENCE
+    while not any(done >= step for done in recorded_steps(run)):
+        if running.poll() is not None or time.monotonic() > deadline:
+            running.kill()
+            raise AssertionError(f"no step {step}: {running.communicate()}")
+        time.sleep(0.005)
+
+
+def status(run: Path) -> dict[str, Any]:
+    """`run.json`."""
+    return json.loads((run / "run.json").read_text(encoding="utf-8"))
+
+
+def files(folder: Path) -> set[str]:
+    """All files below a folder."""
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}

@@ -1,0 +1,133 @@
+"""phinverse: declarative, differentiable PhiFlow simulations and the improved gradients that solve them backwards.
+
+Everything in `__all__` is public and stays; everything else may change. Names load on first use, so that
+importing the package costs nothing and choosing a backend is left to the run.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from toolkit.core.compat import (
+        implicit_diffusion,
+        linear_solve,
+        require_supported,
+        residual_check,
+        same_geometry,
+        touch_geometry,
+        with_boundary,
+    )
+    from toolkit.core.errors import DivergenceError, MissingError, PhinverseError, RunError, ScenarioError
+    from toolkit.core.options import Options, option
+    from toolkit.networks.plugin import NetworkPlugin, NetworkShape
+    from toolkit.physics.grid import Grid
+    from toolkit.physics.plugin import (
+        PDE,
+        FieldSpec,
+        Inputs,
+        InverseProblem,
+        InverseSolver,
+        InverseSolverPlugin,
+        Loss,
+        LossPlugin,
+        Monitor,
+        NoOptions,
+        PDEPlugin,
+        Sampler,
+        StabilityNumber,
+        State,
+    )
+    from toolkit.runs.execute import Run, run
+    from toolkit.runs.open import open_run
+    from toolkit.scenario.load import load_scenario
+    from toolkit.training.rules.base import Update, UpdateRule, UpdateRulePlugin
+
+_HOMES = {
+    "toolkit.core.compat": (
+        "implicit_diffusion",
+        "linear_solve",
+        "require_supported",
+        "residual_check",
+        "same_geometry",
+        "touch_geometry",
+        "with_boundary",
+    ),
+    "toolkit.core.errors": ("DivergenceError", "MissingError", "PhinverseError", "RunError", "ScenarioError"),
+    "toolkit.core.options": ("Options", "option"),
+    "toolkit.networks.plugin": ("NetworkPlugin", "NetworkShape"),
+    "toolkit.physics.grid": ("Grid",),
+    "toolkit.physics.plugin": (
+        "FieldSpec",
+        "Inputs",
+        "InverseProblem",
+        "InverseSolver",
+        "InverseSolverPlugin",
+        "Loss",
+        "LossPlugin",
+        "Monitor",
+        "NoOptions",
+        "PDE",
+        "PDEPlugin",
+        "Sampler",
+        "StabilityNumber",
+        "State",
+    ),
+    "toolkit.runs.execute": ("Run", "run"),
+    "toolkit.runs.open": ("open_run",),
+    "toolkit.scenario.load": ("load_scenario",),
+    "toolkit.training.rules.base": ("Update", "UpdateRule", "UpdateRulePlugin"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "PDE",
+    "DivergenceError",
+    "FieldSpec",
+    "Grid",
+    "Inputs",
+    "InverseProblem",
+    "InverseSolver",
+    "InverseSolverPlugin",
+    "Loss",
+    "LossPlugin",
+    "MissingError",
+    "Monitor",
+    "NetworkPlugin",
+    "NetworkShape",
+    "NoOptions",
+    "Options",
+    "PDEPlugin",
+    "PhinverseError",
+    "Run",
+    "RunError",
+    "Sampler",
+    "ScenarioError",
+    "StabilityNumber",
+    "State",
+    "Update",
+    "UpdateRule",
+    "UpdateRulePlugin",
+    "implicit_diffusion",
+    "linear_solve",
+    "load_scenario",
+    "open_run",
+    "option",
+    "require_supported",
+    "residual_check",
+    "run",
+    "same_geometry",
+    "touch_geometry",
+    "with_boundary",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'toolkit' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

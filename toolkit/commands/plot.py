@@ -1,0 +1,22 @@
+"""`phinverse plot`: the pictures of a run, and a film of its fields."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from toolkit.commands import console
+from toolkit.runs.directory import find
+from toolkit.runs.film import write_film
+from toolkit.runs.plots import write_plots
+
+
+def plot(run: str, out: Path, film: bool) -> int:
+    """Exit code 0; paths of the pictures on stdout."""
+    directory = find(run, out)
+    paths = write_plots(directory)
+    if film:
+        paths.append(write_film(directory))
+    for path in paths:
+        console.result(str(path))
+    console.hint(f"python -c \"import toolkit; print(toolkit.open_run('{directory}').fields)\"")
+    return 0

@@ -1,0 +1,84 @@
+"""`phinverse run`: compile and run one scenario, or all cells of its sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from toolkit.commands import console
+from toolkit.commands.locate import scenario_path
+from toolkit.commands.validate import description
+from toolkit.core.errors import PhinverseError
+from toolkit.scenario.load import load_scenario
+from toolkit.scenario.scenario import Scenario
+from toolkit.scenario.sweep import expand
+
+EXIT_MEMBERS_FAILED = 3
+
+
+def run(
+    path: str,
+    overrides: list[str],
+    short: Mapping[str, Any],
+    steps: int | None,
+    out: Path,
+    name: str | None,
+    dry_run: bool,
+    quiet: bool,
+) -> int:
+    """Exit code 0, or 3 where members of a sweep failed; other failures are raised."""
+    scenario = _load(scenario_path(path), overrides, short, steps)
+    if dry_run:
+        console.result(description(scenario))
+        for cell in expand(scenario) if scenario.sections.sweep else ():
+            console.result(f"  {cell.cell_id}")
+        console.hint(f"phinverse run {path}")
+        return 0
+    # Imported here: the runs layer loads xarray and matplotlib, which a dry run does not need.
+    from toolkit.runs import execute
+
+    with console.progress(quiet) as events:
+        if scenario.sections.sweep:
+            return _sweep(scenario, out, name, events)
+        done = execute.run(scenario, out, name, events)
+    _summary(done)
+    console.result(str(done.path))
+    console.hint(f"phinverse plot {done.path}")
+    done.stored.close()
+    return 0
+
+
+def _load(path: Path, overrides: list[str], short: Mapping[str, Any], steps: int | None) -> Scenario:
+    given = [*overrides, *(f"{key}={value}" for key, value in short.items() if value is not None)]
+    if steps is None:
+        return load_scenario(path, given)
+    learns = load_scenario(path, given).sections.update is not None
+    return load_scenario(path, [*given, f"{'train' if learns else 'time'}.steps={steps}"])
+
+
+def _sweep(scenario: Scenario, out: Path, name: str | None, events: Any) -> int:
+    from toolkit.runs import execute
+
+    path, results = execute.run_sweep(scenario, out, name, events)
+    failed = {cell: error for cell, error in results.items() if isinstance(error, PhinverseError)}
+    for cell, error in failed.items():
+        console.say(f"{cell}: {error}")
+    console.say(f"{len(results) - len(failed)} of {len(results)} cells done")
+    console.result(str(path))
+    console.hint("phinverse list runs")
+    return EXIT_MEMBERS_FAILED if failed else 0
+
+
+def _summary(done: Any) -> None:
+    """Last values, where fields and pictures are."""
+    metrics = done.metrics
+    last = {}
+    for variable in console.SHOWN:
+        if variable in metrics and (recorded := metrics[variable].dropna("step")).size:
+            last[variable] = float(recorded[-1])
+    if last:
+        console.say(console.numbers(last))
+    console.say(f"fields: {done.path / 'fields.nc'}")
+    for picture in sorted((done.path / "plots").glob("*")):
+        console.say(f"picture: {picture}")

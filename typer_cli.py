@@ -1,0 +1,160 @@
+"""The command line: arguments in, exit code out. What a command does is in `toolkit.commands`, one module each.
+
+Nothing heavy is imported here, so that `phinverse --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+EXIT_INTERRUPTED = 130
+
+
+class Group(TyperGroup):
+    """Turns the toolkit's own errors into one message and an exit code; anything else is a bug and keeps its trace."""
+
+    def invoke(self, ctx: Any) -> Any:
+        from toolkit.core.errors import PhinverseError
+
+        try:
+            return super().invoke(ctx)
+        except PhinverseError as error:
+            sys.stderr.write(f"{error}\n")
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted\n")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=Group,
+    help="Declarative, differentiable PhiFlow simulations, and the gradients that solve them backwards.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Scenario = Annotated[str, typer.Argument(metavar="SCENARIO", help="a scenario file, or the name of a shipped one")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a value; may be repeated")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="where run directories are made")]
+RunDir = Annotated[str, typer.Argument(metavar="RUN_DIR", help="a run directory, its id, or 'last'")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+RUNS = Path("runs")
+
+
+@app.callback()
+def main() -> None:
+    """Every command ends by naming the next useful one."""
+
+
+@app.command()
+def run(
+    scenario: Scenario,
+    overrides: Set = None,
+    out: Out = RUNS,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="ID", help="id of the run; default: time and hash")
+    ] = None,
+    backend: Annotated[str | None, typer.Option(help="torch or jax")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, gpu or gpu:N")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32 or float64, for physics and networks")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of initial weights and batches")] = None,
+    steps: Annotated[int | None, typer.Option(help="updates; time steps of a plain simulation")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would run, and stop")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress, only the run directory")] = False,
+) -> None:
+    """Compile and run one scenario; a sweep runs all its cells."""
+    from toolkit.commands import run as command
+
+    short = {"run.backend": backend, "run.device": device, "run.precision": precision, "run.seed": seed}
+    raise typer.Exit(command.run(scenario, overrides or [], short, steps, out, name, dry_run, quiet))
+
+
+@app.command()
+def resume(
+    run_dir: RunDir,
+    out: Out = RUNS,
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress, only the run directory")] = False,
+) -> None:
+    """Go on from the last checkpoint; the result is that of an uninterrupted run."""
+    from toolkit.commands import resume as command
+
+    raise typer.Exit(command.resume(run_dir, out, quiet))
+
+
+@app.command()
+def validate(
+    scenarios: Annotated[list[str], typer.Argument(metavar="SCENARIO...", help="scenario files or shipped names")],
+    overrides: Set = None,
+    explain: Annotated[bool, typer.Option("--explain", help="every value with its origin")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check scenarios without running, and say what will be built."""
+    from toolkit.commands import validate as command
+
+    raise typer.Exit(command.validate(scenarios, overrides or [], explain, as_json))
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[
+        str | None, typer.Argument(help="pdes, rules, solvers, networks, losses, samplers, scenarios or runs")
+    ] = None,
+    name: Annotated[str | None, typer.Argument(help="one of them: its options, units and defaults")] = None,
+    out: Out = RUNS,
+    as_json: Json = False,
+) -> None:
+    """What is installed, with its options; or the runs so far."""
+    from toolkit.commands import listing as command
+
+    raise typer.Exit(command.show(kind, name, out, as_json))
+
+
+@app.command()
+def schema() -> None:
+    """JSON Schema of scenario files, with the installed plugins, for completion in editors."""
+    from toolkit.commands import schema as command
+
+    raise typer.Exit(command.schema())
+
+
+@app.command()
+def devices(as_json: Json = False) -> None:
+    """What can compute: backends, their versions and devices."""
+    from toolkit.commands import devices as command
+
+    raise typer.Exit(command.devices(as_json))
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="name of the scenario; writes NAME.yaml here")],
+    template: Annotated[
+        str, typer.Option("--from", metavar="TEMPLATE", help="a shipped scenario or a file")
+    ] = "heat_sip",
+) -> None:
+    """Start a scenario from a template."""
+    from toolkit.commands import new as command
+
+    raise typer.Exit(command.new(name, template))
+
+
+@app.command()
+def plot(
+    run_dir: RunDir,
+    out: Out = RUNS,
+    film: Annotated[bool, typer.Option("--film", help="also write an animation (GIF) of the fields")] = False,
+) -> None:
+    """Draw the pictures of a run anew."""
+    from toolkit.commands import plot as command
+
+    raise typer.Exit(command.plot(run_dir, out, film))
+
+
+if __name__ == "__main__":
+    app()
