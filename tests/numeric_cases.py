@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ from toolkit.core.backend import Backend
 from toolkit.physics.inverse import tensors
 from toolkit.physics.layout import Layout
 from toolkit.physics.plugin import InverseProblem, InverseSolverPlugin
-from toolkit.scenario.build import Built, build
+from toolkit.scenario.build import build
 from toolkit.scenario.load import scenario_from_text
-from toolkit.training.problem import Batch, batch_from_tree
+from toolkit.scenario.sections import Sections
+from toolkit.training.loop import Trainer
+from toolkit.training.problem import Batch, Problem, batch_from_tree
 
 CONTROL, OBSERVATION = "initial.x", "final.y"
 
@@ -23,10 +26,31 @@ def no_file(path: Any) -> Any:
     raise AssertionError(f"nothing should read {path}")
 
 
-def built(text: str, backend: Backend, **overrides: Any) -> Built:
+@dataclass(frozen=True)
+class Case:
+    """A scenario that learns, ready to run."""
+
+    problem: Problem
+    params: dict[str, Any]
+    buffers: dict[str, Any]
+    trainer: Trainer
+    batches: Any
+    validation: Batch
+
+
+def case_of(sections: Sections, backend: Backend) -> Case:
+    """The objects of a scenario's sections."""
+    made = build(sections, backend, no_file)
+    assert made.trainer is not None
+    assert made.batches is not None
+    assert made.validation is not None
+    return Case(made.problem, made.params, made.buffers, made.trainer, made.batches, made.validation)
+
+
+def built(text: str, backend: Backend, **overrides: Any) -> Case:
     """The objects of a scenario given as YAML text; overrides as `update__step_size=0.5`."""
     keys = {key.replace("__", "."): value for key, value in overrides.items()}
-    return build(scenario_from_text(text, keys).sections, backend, no_file)
+    return case_of(scenario_from_text(text, keys).sections, backend)
 
 
 def heat(
@@ -48,12 +72,9 @@ train: {{steps: 2, batch_size: 3}}
 """
 
 
-def updated(case: Built, batch: Batch | None = None, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Direction, loss, x̃ and x of the case's rule on one batch, as NumPy arrays; compiled once on JAX."""
-    assert case.trainer is not None
-    batch = batch or case.validation
-    assert batch is not None
-    params, rule, b = params or case.params, case.trainer.rule, case.problem.backend
+def updated(case: Case) -> dict[str, Any]:
+    """Direction, loss, x̃ and x of the case's rule on its validation batch, as NumPy arrays; one program on JAX."""
+    rule, b = case.trainer.rule, case.problem.backend
 
     def function(params: Any, buffers: Any, tree: Any) -> Any:
         update = rule(case.problem, params, buffers, batch_from_tree(tree))
@@ -65,7 +86,7 @@ def updated(case: Built, batch: Batch | None = None, params: Mapping[str, Any] |
             "buffers": dict(update.buffers),
         }
 
-    arguments = (params, case.buffers, batch.tree())
+    arguments = (case.params, case.buffers, case.validation.tree())
     result = b.compile(function, *arguments)(*arguments)
     return {kind: {name: b.numpy(value) for name, value in tree.items()} for kind, tree in result.items()}
 

@@ -64,9 +64,7 @@ def box_flow(cells: int) -> Field:
     values = np.stack([wave[:, None] * np.ones(cells), wave * np.ones((cells, 1))], -1)
     tensor = math.tensor(values, spatial("x,y"), channel(vector="x,y"))
     domain = box(x=float(cells), y=float(cells))
-    return CenteredGrid(tensor, CLOSED, domain, x=cells, y=cells).at(
-        StaggeredGrid(0, CLOSED, domain, x=cells, y=cells)
-    )
+    return CenteredGrid(tensor, CLOSED, domain, x=cells, y=cells).at(StaggeredGrid(0, CLOSED, domain, x=cells, y=cells))
 
 
 # The warnings are those of the default that fails.
@@ -168,9 +166,7 @@ def test_sample_points_first_used_while_compiling(backend: Any, touched: bool) -
 @pytest.mark.filterwarnings("ignore:TensorStack.stack_dim:DeprecationWarning")  # PhiML on its way to fail
 @pytest.mark.parametrize("boundary", [CLOSED, INFLOW, PERIODIC], ids=["closed", "inflow", "periodic"])
 @pytest.mark.parametrize("make", [centred, staggered])
-def test_implicit_diffusion_is_the_inverse_of_an_explicit_step_back(
-    backend: Any, make: Any, boundary: Any
-) -> None:
+def test_implicit_diffusion_is_the_inverse_of_an_explicit_step_back(backend: Any, make: Any, boundary: Any) -> None:
     flow = make(boundary)
     if make is staggered and boundary != PERIODIC:
         with pytest.raises(ValueError, match="has no dimension 'idx'"):
@@ -187,9 +183,7 @@ def test_implicit_diffusion_of_open_staggered_components(reference: None) -> Non
     result = compat.implicit_diffusion(flow, 0.3, 0.1, SOLVE)
     pairs = zip(math.unstack(flow, "vector"), math.unstack(result, "vector"), strict=True)
     for before, after in pairs:
-        assert (
-            largest(diffuse.explicit(after, 0.3, -0.1).values - before.values) < 1e-10
-        )  # solver's tolerance
+        assert largest(diffuse.explicit(after, 0.3, -0.1).values - before.values) < 1e-10  # solver's tolerance
 
 
 def test_implicit_diffusion_decays_each_mode_exactly_and_per_sample(backend: Any) -> None:
@@ -200,9 +194,7 @@ def test_implicit_diffusion_decays_each_mode_exactly_and_per_sample(backend: Any
     eigenvalue = (2 - 2 * np.cos(2 * np.pi * 0.25 / 2.0)) / 0.25**2
     for i, nu in enumerate((0.1, 0.4)):
         exact = wave / (1 + nu * 0.2 * eigenvalue)
-        np.testing.assert_allclose(
-            result.values[{"sample": i}].numpy("x,y"), exact, atol=1e-10
-        )  # solver's tolerance
+        np.testing.assert_allclose(result.values[{"sample": i}].numpy("x,y"), exact, atol=1e-10)  # solver's tolerance
 
 
 # --- refusals ---

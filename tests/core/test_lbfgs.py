@@ -118,11 +118,7 @@ def in_numpy(x0, iterations):
             g = df(x)
             if np.abs(g).max() <= 1e-10:
                 break
-            h = (
-                np.eye(2)
-                if not pairs
-                else np.eye(2) * (pairs[-1][0] @ pairs[-1][1]) / (pairs[-1][1] @ pairs[-1][1])
-            )
+            h = np.eye(2) if not pairs else np.eye(2) * (pairs[-1][0] @ pairs[-1][1]) / (pairs[-1][1] @ pairs[-1][1])
             for s, y in pairs:
                 v = np.eye(2) - np.outer(y, s) / (s @ y)
                 h = v.T @ h @ v + np.outer(s, s) / (s @ y)

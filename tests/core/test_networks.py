@@ -48,9 +48,7 @@ def on_torch(architecture, training, params, buffers, x, weight):
     """(output, buffers, ∂/∂x, ∂/∂params) of the weighted sum of the output."""
     params = {k: torch.tensor(v, requires_grad=True) for k, v in params.items()}
     x = torch.tensor(x, requires_grad=True)
-    y, after = TorchNetwork(architecture).apply(
-        params, {k: torch.tensor(v) for k, v in buffers.items()}, x, training
-    )
+    y, after = TorchNetwork(architecture).apply(params, {k: torch.tensor(v) for k, v in buffers.items()}, x, training)
     gx, *gp = torch.autograd.grad((y * torch.tensor(weight)).sum(), [x, *params.values()])
     return (
         y.detach().numpy(),
@@ -180,9 +178,7 @@ def test_per_sample_jacobians_agree(name):
     tp, jp = ({k: f(v) for k, v in params.items()} for f in (torch.tensor, jnp.asarray))
     ours = torch.func.vmap(torch.func.jacrev(torch_one), (None, 0))(tp, torch.tensor(x))
     arguments = jp, jnp.asarray(x)
-    theirs = (
-        jax.jit(jax.vmap(jax.jacrev(jax_one), (None, 0))).lower(*arguments).compile(FAST_COMPILE)(*arguments)
-    )
+    theirs = jax.jit(jax.vmap(jax.jacrev(jax_one), (None, 0))).lower(*arguments).compile(FAST_COMPILE)(*arguments)
     scale = max(float(v.abs().max()) for v in ours.values())
     for path, jacobian in ours.items():
         assert jacobian.shape == (2, 2, *params[path].shape)
@@ -215,9 +211,7 @@ def test_float32_stays_float32():
     architecture = ARCHITECTURES["mlp-grid"]()
     params, buffers, x, _ = numbers(architecture)
     single = [{k: v.astype(np.float32) for k, v in tree.items()} for tree in (params, buffers)]
-    jy, jafter = JaxNetwork(architecture).apply(
-        *jax.tree.map(jnp.asarray, single), jnp.asarray(x, jnp.float32), True
-    )
+    jy, jafter = JaxNetwork(architecture).apply(*jax.tree.map(jnp.asarray, single), jnp.asarray(x, jnp.float32), True)
     ty, _ = TorchNetwork(architecture).apply(
         *[{k: torch.tensor(v) for k, v in tree.items()} for tree in single],
         torch.tensor(x, dtype=torch.float32),

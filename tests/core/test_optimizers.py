@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from toolkit.core.errors import ScenarioError
-from toolkit.core.optimizers import OPTIMIZERS, Clip, clip
+from toolkit.core.optimizers import OPTIMIZERS, clip
 from toolkit.core.schedules import Cosine
 
 # (kind, options of ours, class and options of torch.optim)
@@ -151,9 +151,7 @@ def test_a_walk_may_go_on_with_the_other_backend(backend):
 
     for kind, options, _, _ in CASES:
         ours = backend.optimizer(kind, options, 1e-3).init({k: backend.array(v) for k, v in START.items()})
-        other = (torch_optimizers if backend.name == "jax" else jax_optimizers).make_optimizer(
-            kind, options, 1e-3
-        )
+        other = (torch_optimizers if backend.name == "jax" else jax_optimizers).make_optimizer(kind, options, 1e-3)
         array = torch.tensor if backend.name == "jax" else jax.numpy.asarray
         theirs = other.init({k: array(v) for k, v in START.items()})
         assert {k: tuple(v.shape) for k, v in ours.items()} == {k: tuple(v.shape) for k, v in theirs.items()}
@@ -187,7 +185,6 @@ def test_clipping(backend):
     assert values(value=3.5) == [[3.0, 0.0], [-3.5]]
     zero = {"a": backend.array(np.zeros(2))}
     assert backend.numpy(clip(zero, backend.xp, norm=1.0)["a"]).tolist() == [0.0, 0.0]
-    assert Clip(norm=1.0).value is None
 
 
 def test_wrong_options_are_refused(backend):

@@ -47,7 +47,7 @@ def network_jacobian(
     def one(sample: Any) -> Any:
         leaves = backend.jacrev(lambda theta: network(theta, sample))(dict(params))
         rows = next(iter(leaves.values())).shape[0]
-        return xp.concatenate([xp.reshape(leaves[name], (rows, -1)) for name in params], axis=1)
+        return xp.concatenate([xp.reshape(leaves[name], (rows, -1)) for name in sorted(params)], axis=1)
 
     return backend.vmap(one)(inputs)
 

@@ -52,8 +52,8 @@ class JaxBackend:
         self._dtypes = {"physics": physics, "network": network}
 
     def array(self, values: np.ndarray, kind: str | None = None) -> jax.Array:
-        values = np.asarray(values)
-        return jax.device_put(values.astype(self._dtypes[kind]) if kind else values, self._device)
+        # A copy: device_put may alias NumPy's memory, which the caller is free to change.
+        return jax.device_put(np.array(values, dtype=self._dtypes.get(kind or "")), self._device)
 
     def zeros(self, shape: tuple[int, ...]) -> jax.Array:
         return jnp.zeros(shape, dtype=self._dtypes["physics"])

@@ -289,12 +289,12 @@ class LbfgsOptimizer:
         return self._tree(found.x, params), {"step": state["step"] + 1, **memory._asdict()}
 
     def _flat(self, tree: Mapping[str, Any]) -> Any:
-        return self.xp.concatenate([self.xp.reshape(a, (1, -1)) for a in tree.values()], axis=1)
+        return self.xp.concatenate([self.xp.reshape(tree[name], (1, -1)) for name in sorted(tree)], axis=1)
 
     def _tree(self, x: Any, like: Mapping[str, Any]) -> dict[str, Any]:
         tree, start = {}, 0
-        for name, array in like.items():
-            stop = start + self.xp.reshape(array, (-1,)).shape[0]
-            tree[name] = self.xp.reshape(x[0, start:stop], tuple(array.shape))
+        for name in sorted(like):
+            stop = start + self.xp.reshape(like[name], (-1,)).shape[0]
+            tree[name] = self.xp.reshape(x[0, start:stop], tuple(like[name].shape))
             start = stop
         return tree

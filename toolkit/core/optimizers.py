@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol
 
-from pydantic import Field
-
 from toolkit.core.errors import ScenarioError
 from toolkit.core.options import Options, option
 from toolkit.core.registry import suggestion
@@ -136,13 +134,6 @@ OPTIMIZERS: dict[str, type[Options]] = {
     "lbfgs": Lbfgs,
 }
 """Options by kind, the only home of the defaults."""
-
-
-class Clip(Options):
-    """What `update.clip` may say: one of `norm` and `value`."""
-
-    norm: float | None = Field(None, gt=0, description="Largest Euclidean norm of the whole direction.")
-    value: float | None = Field(None, gt=0, description="Largest absolute value of each component.")
 
 
 def parse(kind: str, options: Mapping[str, Any], learning_rate: LearningRate | None) -> tuple[Any, LearningRate]:

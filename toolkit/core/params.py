@@ -1,7 +1,8 @@
 """Parameters as a named tree with a flat view.
 
 A tree maps names such as `estimator/down0.conv1.weight` to native arrays. Its flat view is the concatenation of the
-raveled arrays in the order of the names in the tree, which every optimizer and Jacobian shares.
+raveled arrays in alphabetical order of the names, which every optimizer and Jacobian shares: JAX returns dicts sorted,
+so the order of construction would not survive a compiled step.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ SEPARATOR = "/"
 
 def flatten(tree: Mapping[str, Any], backend: Backend) -> Any:
     """All entries as one vector (P,)."""
-    return backend.xp.concatenate([backend.xp.reshape(v, (-1,)) for v in tree.values()], axis=0)
+    return backend.xp.concatenate([backend.xp.reshape(tree[name], (-1,)) for name in sorted(tree)], axis=0)
 
 
 def unflatten(vector: Any, like: Mapping[str, Any], backend: Backend) -> dict[str, Any]:
     """The tree whose flat view is `vector`, with names and shapes of `like`."""
     result, start = {}, 0
-    for name, value in like.items():
-        size = count({name: value})
-        result[name] = backend.xp.reshape(vector[start : start + size], tuple(value.shape))
+    for name in sorted(like):
+        size = count({name: like[name]})
+        result[name] = backend.xp.reshape(vector[start : start + size], tuple(like[name].shape))
         start += size
-    return result
+    return {name: result[name] for name in like}
 
 
 def count(tree: Mapping[str, Any]) -> int:

@@ -15,4 +15,6 @@ import numpy as np
 def stream(seed: int, name: str, *counters: int) -> np.random.Generator:
     """The generator of this seed, name and counters; equal arguments give equal numbers."""
     # crc32 is stable across processes, which hash() is not.
-    return np.random.default_rng([seed, zlib.crc32(name.encode()), *counters])
+    entropy = [seed, zlib.crc32(name.encode())]
+    # Appended to the entropy, a counter of 0 would give the stream without counters: NumPy pads with zeros.
+    return np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=counters))

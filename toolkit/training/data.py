@@ -45,10 +45,10 @@ class Assembler:
         context = {key: value for key, value in given.items() if key not in known}
         targets = {
             key: natives[f"target.{key.partition('.')[2]}"]
-            for key in self.problem.observations
+            for key in self.problem.target_keys
             if f"target.{key.partition('.')[2]}" in natives
         }
-        if not targets and given and known <= set(references):
+        if self.problem.target_keys and not targets and given and known <= set(references):
             targets = self._simulate(given)
         return Batch(targets, references, context)
 
@@ -56,7 +56,8 @@ class Assembler:
         b, problem = self.problem.backend, self.problem
 
         def observe(given: Mapping[str, Any]) -> dict[str, Any]:
-            return problem.observe({}, given)
+            y = problem.observe({}, given)
+            return {key: y[key] for key in problem.target_keys}
 
         key = tuple((name, tuple(value.shape)) for name, value in given.items())
         if key not in self._compiled:

@@ -56,10 +56,7 @@ class Trainer:
         b, tree = self.problem.backend, batch.tree()
         function = self._function(state, batch)
         start = time.perf_counter()
-        if self.searches:
-            params, buffers, optimizer, measured = self._search(function, state, tree)
-        else:
-            params, buffers, optimizer, measured = function(state.params, state.buffers, state.optimizer, tree)
+        params, buffers, optimizer, measured = function(state.params, state.buffers, state.optimizer, tree)
         b.synchronize(params)
         seconds = time.perf_counter() - start
         metrics = {name: float(value) for name, value in measured.items()}
@@ -71,14 +68,11 @@ class Trainer:
         """The compiled step for batches of this shape."""
         key = str(tree_shapes(batch))
         if key not in self._compiled:
-            if self.searches:
-                self._compiled[key] = self.problem.backend.compile(
-                    self._objective, state.params, state.buffers, batch.tree()
-                )
-            else:
-                self._compiled[key] = self.problem.backend.compile(
-                    self._update, state.params, state.buffers, state.optimizer, batch.tree()
-                )
+            self.problem.prepare(batch)
+            update = self._search if self.searches else self._update
+            self._compiled[key] = self.problem.backend.compile(
+                update, state.params, state.buffers, state.optimizer, batch.tree()
+            )
         return self._compiled[key]
 
     def _update(self, params: Natives, buffers: Natives, optimizer: Natives, tree: Any) -> tuple[Any, ...]:
@@ -91,19 +85,16 @@ class Trainer:
             params, optimizer = self.optimizer.update(self.clip(again.direction), optimizer, params)
         return params, dict(update.buffers), optimizer, measured
 
-    def _objective(self, params: Natives, buffers: Natives, tree: Any) -> tuple[Any, ...]:
+    def _search(self, params: Natives, buffers: Natives, optimizer: Natives, tree: Any) -> tuple[Any, ...]:
         batch = batch_from_tree(tree)
         update = self.rule(self.problem, params, buffers, batch)
-        return update.loss, dict(update.direction), dict(update.buffers), self._measure(update, batch)
-
-    def _search(self, function: Callable[..., Any], state: TrainState, tree: Any) -> tuple[Any, ...]:
-        _, _, buffers, measured = function(state.params, state.buffers, tree)
 
         def value_and_direction(params: Natives) -> tuple[Any, Any]:
-            return function(params, state.buffers, tree)[:2]
+            found = self.rule(self.problem, params, buffers, batch)
+            return found.loss if found.objective is None else found.objective, dict(found.direction)
 
-        params, optimizer = self.optimizer.update_with(value_and_direction, state.optimizer, state.params)
-        return params, buffers, optimizer, measured
+        params, optimizer = self.optimizer.update_with(value_and_direction, optimizer, params)
+        return params, dict(update.buffers), optimizer, self._measure(update, batch)
 
     def _measure(self, update: Update, batch: Batch) -> dict[str, Any]:
         b = self.problem.backend

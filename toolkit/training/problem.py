@@ -51,6 +51,8 @@ class LossTerm:
     key: str
     loss: Loss
     weight: float = 1.0
+    needs_target: bool = True
+    """False where the loss judges y alone."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,11 @@ class Problem:
         """Layouts by control key."""
         return {control.key: control.layout for control in self.controls}
 
+    @property
+    def target_keys(self) -> tuple[str, ...]:
+        """The observations that are compared with a target, each once: what networks see."""
+        return tuple(dict.fromkeys(term.key for term in self.terms if term.needs_target))
+
     # --- x = f(y*; θ) ---------------------------------------------------------------------------------------------
 
     def predict(
@@ -134,7 +141,7 @@ class Problem:
     def _network_input(self, arrays: Natives) -> Any:
         """(B, channels, *cells) of all targets, in network precision."""
         b, parts = self.backend, []
-        for key in arrays:
+        for key in self.target_keys:
             parts.append(_to_channels(b, arrays[key], self.observations[key]))
         joined = parts[0] if len(parts) == 1 else b.xp.concatenate(parts, axis=1)
         return b.cast(joined, "network")
@@ -213,6 +220,16 @@ class Problem:
         """P: controls -> observations by key."""
         return self.read(self.simulate(x, context, policy, flow, self.records))
 
+    def prepare(self, batch: Batch) -> None:
+        """Trace the physics for batches of this shape where that pays (see `Rollout.prepare`)."""
+        if not self.plugin.traceable:
+            return
+        samples = next((int(v.shape[0]) for g in batch.tree().values() for v in g.values()), 1)
+        zeros = {c.key: self.backend.zeros((samples, *c.layout.shape)) for c in self.controls}
+        acting = {**batch.context, **zeros}
+        groups = {kind: _under(acting, kind) for kind in ("force", "source", "parameter")}
+        self.rollout.prepare(self.initial_state(zeros, batch.context), Controls(**groups))
+
     # --- L(y, y*) -------------------------------------------------------------------------------------------------
 
     def loss(self, y: Natives, targets: Natives) -> Any:
@@ -221,7 +238,7 @@ class Problem:
         total = None
         for term in self.terms:
             layout = self.observations[term.key]
-            target = targets.get(term.key, y[term.key])
+            target = _target(term, y, targets)
             value = term.weight * term.loss.value(layout.wrap(y[term.key]), layout.wrap(target))
             native = Layout().native(value, samples)
             total = native if total is None else total + native
@@ -233,7 +250,7 @@ class Problem:
         result = {}
         for term in self.terms:
             layout = self.observations[term.key]
-            value, target = layout.wrap(y[term.key]), layout.wrap(targets.get(term.key, y[term.key]))
+            value, target = layout.wrap(y[term.key]), layout.wrap(_target(term, y, targets))
             if term.loss.newton_step is None:
                 raise ValueError(f"the loss on {term.key} has no Newton step")
             result[term.key] = layout.native(value + step_size * term.loss.newton_step(value, target), samples)
@@ -264,6 +281,13 @@ class Problem:
         found: State = solve(tensors(x, layouts), tensors(y, self.observations), tensors(y_target, self.observations))
         samples = next(iter(x.values())).shape[0]
         return {key: layouts[key].native(found[key], samples) for key in x}
+
+
+def _target(term: LossTerm, y: Natives, targets: Natives) -> Any:
+    """The target of a term; y itself for a loss that looks at no target."""
+    if term.needs_target and term.key not in targets:
+        raise ValueError(f"the loss on {term.key} needs a target, the batch has none")
+    return targets.get(term.key, y[term.key])
 
 
 def half_squared_distance(backend: Backend, a: Natives, b: Natives) -> Any:

@@ -17,6 +17,8 @@ class Update:
     """By parameter name, native arrays; same shapes as the parameters."""
     loss: Any
     """L(y, y*) summed over the batch, whatever the rule itself minimises; native scalar."""
+    objective: Any = None
+    """The function whose gradient the direction is, where that is not the loss; native scalar, for line searches."""
     buffers: Mapping[str, Any] = field(default_factory=dict)
     """Network buffers (running statistics) after the forward pass."""
     controls: Mapping[str, Any] = field(default_factory=dict)

@@ -30,7 +30,7 @@ class DifferentiablePhysics:
             return b.xp.sum(problem.loss(y, batch.targets)), (x, after)
 
         value, (x, after), direction = b.value_and_gradient(objective, params)
-        return Update(direction, value, after, x)
+        return Update(direction, value, buffers=after, controls=x)
 
 
 RULE = UpdateRulePlugin(

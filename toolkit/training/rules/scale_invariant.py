@@ -49,7 +49,7 @@ class ScaleInvariantPhysics:
             return b.xp.sum(half_squared_distance(b, x, x_tilde)), (x, after, x_tilde, loss)
 
         _, (x, after, x_tilde, loss), direction = b.value_and_gradient(objective, params)
-        return Update(direction, b.xp.sum(loss), after, x, frozen=x_tilde)
+        return Update(direction, b.xp.sum(loss), buffers=after, controls=x, frozen=x_tilde)
 
     def repeat(self, problem: Problem, params: Natives, buffers: Natives, batch: Batch, frozen: Natives) -> Update:
         """One more direction towards the same x̃, at new parameters."""
@@ -60,7 +60,7 @@ class ScaleInvariantPhysics:
             return b.xp.sum(half_squared_distance(b, x, frozen)), (x, after)
 
         value, (x, after), direction = b.value_and_gradient(objective, params)
-        return Update(direction, value, after, x, frozen=frozen)
+        return Update(direction, value, buffers=after, controls=x, frozen=frozen)
 
     def _correct(self, problem: Problem, x: Natives, batch: Batch) -> tuple[dict[str, Any], Any]:
         """(x̃, loss per sample)."""

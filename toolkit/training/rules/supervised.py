@@ -28,9 +28,10 @@ class Supervised:
             x, after = problem.predict(params, buffers, batch, training=True)
             return b.xp.sum(half_squared_distance(b, x, batch.references)), (x, after)
 
-        _, (x, after), direction = b.value_and_gradient(objective, params)
+        value, (x, after), direction = b.value_and_gradient(objective, params)
         y = b.without_gradient(problem.observe, x, batch.context)
-        return Update(direction, b.xp.sum(problem.loss(y, batch.targets)), after, x)
+        loss = b.xp.sum(problem.loss(y, batch.targets))
+        return Update(direction, loss, objective=value, buffers=after, controls=x)
 
 
 RULE = UpdateRulePlugin(
