@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 FOREIGN_WARNINGS = (
     # PhiML warns about one of its own boundaries when it is imported.
     "ignore:symmetric-gradient extrapolation is experimental:DeprecationWarning",
+    # PhiML's torch backend imports numpy.core, which numpy 2 has renamed.
+    "ignore:numpy.core.numeric is deprecated:DeprecationWarning",
     # PhiML instantiates the autograd function of every linear solve on torch.
     "ignore:.*autograd function:DeprecationWarning",
     # torch warns once per process about the sparse matrices that PhiML makes.

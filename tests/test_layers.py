@@ -118,9 +118,7 @@ def hidden_imports(root: Path) -> list[str]:
         relative = path.relative_to(root).as_posix()
         if relative in allowed or relative.startswith("toolkit/commands/"):
             continue
-        wrong += [
-            f"{relative}:{line}: {name}" for name, inside, line in imports(path, root) if inside == "function"
-        ]
+        wrong += [f"{relative}:{line}: {name}" for name, inside, line in imports(path, root) if inside == "function"]
     return wrong
 
 
@@ -170,15 +168,9 @@ def test_files_are_short() -> None:
 
 def test_layers_below_a_run_load_no_framework() -> None:
     modules = [module_name(path, ROOT) for path in product_files(ROOT)]
-    wanted = [
-        m for m in modules if not m.startswith(("toolkit.core.torch_", "toolkit.core.jax_", "typer_cli"))
-    ]
-    code = (
-        f"import importlib, sys; [importlib.import_module(m) for m in {wanted!r}]; print(sorted(sys.modules))"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
-    )
+    wanted = [m for m in modules if not m.startswith(("toolkit.core.torch_", "toolkit.core.jax_", "typer_cli"))]
+    code = f"import importlib, sys; [importlib.import_module(m) for m in {wanted!r}]; print(sorted(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode == 0, result.stderr
     assert FRAMEWORKS & set(ast.literal_eval(result.stdout)) == set()
 

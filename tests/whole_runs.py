@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from click.testing import Result
+import numpy as np
+import xarray as xr
 
 PHINVERSE = Path(sys.executable).with_name("phinverse")
 PATIENCE = 120.0
 """Seconds to wait for a process; it starts in about three and works for less than ten."""
+
+BACKENDS = ("torch", "jax")
+DP = ("type: sip\n  inverse_solver: damped_spectral", "type: dp")
+"""Differentiable physics in place of SIP."""
 
 HEAT = """\
 name: heat
@@ -88,8 +91,8 @@ def execute(path: Path | str, out: Path, overrides: dict[str, Any] | None = None
     return toolkit.run(toolkit.load_scenario(path, overrides or {}), out=out, name=name)
 
 
-def cli(*arguments: Any) -> Result:
-    """The command line in this process; anything but its own exits is raised."""
+def cli(*arguments: Any) -> Any:
+    """Result (exit_code, stdout, stderr) of the command line in this process; a bug is raised."""
     from typer.testing import CliRunner
 
     from typer_cli import app
@@ -101,14 +104,8 @@ def cli(*arguments: Any) -> Result:
 
 def process(*arguments: Any) -> subprocess.Popen[str]:
     """The installed command, started as its own process."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    return subprocess.Popen(
-        [str(PHINVERSE), *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+    command = [str(PHINVERSE), *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finished(running: subprocess.Popen[str]) -> tuple[int, str, str]:
@@ -142,3 +139,28 @@ def status(run: Path) -> dict[str, Any]:
 def files(folder: Path) -> set[str]:
     """All files below a folder."""
     return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+def decaying_waves(path: Path, dt: float) -> Path:
+    """Samples of the heat equation with diffusivity 8 in closed form: waves of amplitudes 1, 2, 3."""
+    wave = np.cos(2 * np.pi * (np.arange(8) + 0.5) / 8)[:, None] * np.ones(8)
+    samples = np.stack([wave, 2 * wave, 3 * wave])
+    decay = np.exp(-8.0 * dt * (2 * np.pi / 64) ** 2)
+    dims = ("sample", "x", "y")
+    given = {"initial_temperature": (dims, samples), "temperature_target": (dims, decay * samples)}
+    xr.Dataset(given).to_netcdf(path)
+    return path
+
+
+def half_sum(difference: xr.DataArray) -> xr.DataArray:
+    """½ Σ difference² per sample and step."""
+    return 0.5 * (difference**2).sum([d for d in difference.dims if d not in ("sample", "step")])
+
+
+def assert_compliant(*runs: Path) -> None:
+    """The public checker finds no fault in the datasets of these runs."""
+    paths = [str(run / name) for run in runs for name in ("fields.nc", "metrics.nc")]
+    checker = Path(sys.executable).with_name("compliance-checker")
+    done = subprocess.run([checker, "--test=cf:1.11", *paths], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("All tests passed!") == len(paths), done.stdout

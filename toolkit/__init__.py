@@ -10,6 +10,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from toolkit.core.architecture import (
+        Activation,
+        Add,
+        Architecture,
+        ArchitectureBuilder,
+        BatchNorm,
+        Concat,
+        Conv,
+        Dense,
+        MaxPool,
+        Reshape,
+        Upsample,
+    )
     from toolkit.core.compat import (
         implicit_diffusion,
         linear_solve,
@@ -45,6 +58,19 @@ if TYPE_CHECKING:
     from toolkit.training.rules.base import Update, UpdateRule, UpdateRulePlugin
 
 _HOMES = {
+    "toolkit.core.architecture": (
+        "Activation",
+        "Add",
+        "Architecture",
+        "ArchitectureBuilder",
+        "BatchNorm",
+        "Concat",
+        "Conv",
+        "Dense",
+        "MaxPool",
+        "Reshape",
+        "Upsample",
+    ),
     "toolkit.core.compat": (
         "implicit_diffusion",
         "linear_solve",
@@ -83,6 +109,14 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "PDE",
+    "Activation",
+    "Add",
+    "Architecture",
+    "ArchitectureBuilder",
+    "BatchNorm",
+    "Concat",
+    "Conv",
+    "Dense",
     "DivergenceError",
     "FieldSpec",
     "Grid",
@@ -92,6 +126,7 @@ __all__ = [
     "InverseSolverPlugin",
     "Loss",
     "LossPlugin",
+    "MaxPool",
     "MissingError",
     "Monitor",
     "NetworkPlugin",
@@ -100,6 +135,7 @@ __all__ = [
     "Options",
     "PDEPlugin",
     "PhinverseError",
+    "Reshape",
     "Run",
     "RunError",
     "Sampler",
@@ -109,6 +145,7 @@ __all__ = [
     "Update",
     "UpdateRule",
     "UpdateRulePlugin",
+    "Upsample",
     "implicit_diffusion",
     "linear_solve",
     "load_scenario",

@@ -38,11 +38,7 @@ def test_published_parameter_counts(name, shape, options, count):
 def in_order_of_names(state):
     """PhiML registers up and down blocks in turns; ours come in the order of evaluation."""
     ups = [k for k in state if k.startswith("up")]
-    return (
-        [k for k in state if k not in ups and not k.startswith("outc")]
-        + ups
-        + [k for k in state if "outc" in k]
-    )
+    return [k for k in state if k not in ups and not k.startswith("outc")] + ups + [k for k in state if "outc" in k]
 
 
 @pytest.mark.parametrize(
@@ -89,9 +85,7 @@ def test_the_same_function_as_phiml(shape, options, theirs):
         if training:
             running = [v for k, v in phiml.state_dict().items() if "running" in k]
             theirs_sum = sum(float(v.sum()) for v in running)
-            assert sum(float(v.sum()) for v in after.values()) == pytest.approx(
-                theirs_sum, rel=1e-12, abs=1e-12
-            )
+            assert sum(float(v.sum()) for v in after.values()) == pytest.approx(theirs_sum, rel=1e-12, abs=1e-12)
 
 
 def test_every_topology_keeps_the_grid_and_the_channels():
@@ -105,9 +99,7 @@ def test_every_topology_keeps_the_grid_and_the_channels():
 
 
 def test_u_net_refuses_what_it_cannot_halve():
-    with pytest.raises(
-        ValueError, match=r"divisible by 8 along every axis, not \(64, 36\); use at most 3 levels"
-    ):
+    with pytest.raises(ValueError, match=r"divisible by 8 along every axis, not \(64, 36\); use at most 3 levels"):
         build("u_net", NetworkShape(1, 1, (64, 36)))
     assert build("u_net", NetworkShape(1, 1, (64, 36)), levels=3).output_shape == (1, 64, 36)
     with pytest.raises(ValueError, match="filters has 2 entries but there are 4 levels"):

@@ -9,9 +9,7 @@ from toolkit.runs import datasets
 
 
 def test_attributes_become_text_or_numbers():
-    cleaned = datasets.clean_attributes(
-        {"a": None, "b": True, "c": {"d": [1]}, "e": np.float32(0.5), "f": 2**70}
-    )
+    cleaned = datasets.clean_attributes({"a": None, "b": True, "c": {"d": [1]}, "e": np.float32(0.5), "f": 2**70})
     assert cleaned == {"a": "null", "b": "true", "c": '{"d": [1]}', "e": 0.5, "f": str(2**70)}
     assert type(cleaned["e"]) is float
 

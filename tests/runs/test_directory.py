@@ -48,9 +48,7 @@ def test_a_name_that_is_taken_is_refused(tmp_path):
         create(tmp_path, "heat", "abc", "mine")
 
 
-@pytest.mark.parametrize(
-    "name", ["", "..", "a/b", "a\\b", "a..b", "last", ".hidden", "-x", "a b", "a.", "a\n"]
-)
+@pytest.mark.parametrize("name", ["", "..", "a/b", "a\\b", "a..b", "last", ".hidden", "-x", "a b", "a.", "a\n"])
 def test_names_that_could_leave_the_folder_are_refused(tmp_path, name):
     with pytest.raises(ScenarioError, match="cannot name a folder"):
         create(tmp_path, "heat", "abc", name)

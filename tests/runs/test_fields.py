@@ -104,9 +104,7 @@ def test_frames_are_on_disk_when_append_returns_and_one_chunk_each(tmp_path):
 @pytest.mark.parametrize("attempt", range(2))
 def test_a_killed_run_leaves_a_readable_file_with_every_frame(tmp_path, attempt):
     path = tmp_path / "fields.nc"
-    with subprocess.Popen(
-        [sys.executable, "-c", WRITE_FOREVER, str(path)], stdout=subprocess.PIPE, text=True
-    ) as p:
+    with subprocess.Popen([sys.executable, "-c", WRITE_FOREVER, str(path)], stdout=subprocess.PIPE, text=True) as p:
         assert p.stdout is not None
         lines = [p.stdout.readline() for _ in range(20 + attempt * 7)]
         p.kill()
@@ -146,9 +144,7 @@ def test_streams_run_along_step_and_may_hold_fixed_variables(tmp_path):
         Variable("y_target", ("sample",), "y*"),
     ]
     coordinates = [layout.sample_coordinate(2), layout.step_coordinate(), layout.component_coordinate("ab")]
-    with FieldWriter(
-        tmp_path / "fields.nc", variables, coordinates, attributes(), append_dim="step"
-    ) as writer:
+    with FieldWriter(tmp_path / "fields.nc", variables, coordinates, attributes(), append_dim="step") as writer:
         writer.write({"y_target": np.array([1.0, 2.0])})
         for step in (0, 10, 20):
             writer.append(step, {"x": np.full((2, 2), step)})
@@ -214,9 +210,7 @@ def test_no_forbidden_name_or_attribute_is_written(tmp_path):
     validation_file(tmp_path / "fields.nc")
     with netCDF4.Dataset(tmp_path / "fields.nc") as raw:
         assert raw.Conventions == names.CONVENTIONS
-        assert {"title", "summary", "source", "history", "references", "scenario", "provenance"} <= set(
-            raw.ncattrs()
-        )
+        assert {"title", "summary", "source", "history", "references", "scenario", "provenance"} <= set(raw.ncattrs())
         assert "time" not in raw.dimensions
         for name, variable in raw.variables.items():
             about = set(variable.ncattrs())

@@ -59,9 +59,7 @@ def test_a_new_run_starts_empty(tmp_path):
 
 
 def test_non_finite_numbers_survive_and_every_line_is_json(tmp_path):
-    path = written(
-        tmp_path / "metrics.jsonl", [{"step": 1, "train_loss": math.inf, "a": math.nan, "b": -math.inf}]
-    )
+    path = written(tmp_path / "metrics.jsonl", [{"step": 1, "train_loss": math.inf, "a": math.nan, "b": -math.inf}])
     (record,) = read_metrics(path)
     assert record["train_loss"] == math.inf
     assert record["b"] == -math.inf
@@ -90,10 +88,7 @@ def test_the_dataset_has_all_metrics_and_nan_where_none_was_recorded(tmp_path):
         assert metrics.attrs["compile_seconds"] == 1.5
         assert metrics.wall_seconds.attrs["units"] == "s"
         assert metrics.gradient_norm.attrs["long_name"] == "gradient norm"
-        assert all(
-            {"long_name", "units", "coverage_content_type"} <= set(v.attrs)
-            for v in metrics.variables.values()
-        )
+        assert all({"long_name", "units", "coverage_content_type"} <= set(v.attrs) for v in metrics.variables.values())
 
 
 def test_records_of_one_step_are_merged_and_steps_are_sorted():

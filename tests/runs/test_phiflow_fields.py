@@ -11,9 +11,7 @@ from toolkit.runs.fields import write_fields
 from toolkit.runs.layout import Variable
 from toolkit.runs.phiflow_fields import grid_from_attributes, grid_text, to_phiflow
 
-GRID = Grid(
-    {"x": 8, "y": 6}, {"x": 4.0, "y": 1.5}, {"x-": "zero", "x+": 2.5, "y-": "zero_gradient", "y+": "zero"}
-)
+GRID = Grid({"x": 8, "y": 6}, {"x": 4.0, "y": 1.5}, {"x-": "zero", "x+": 2.5, "y-": "zero_gradient", "y+": "zero"})
 
 
 @pytest.fixture

@@ -16,9 +16,7 @@ from toolkit.runs.plots import learning_curves, simulation_frames, write_plots
 from toolkit.runs.provenance import collect
 
 RNG = np.random.default_rng(0)
-CURVES = [
-    {"step": s, "train_loss": 2.0**-s, "validation_loss": 3.0**-s, "control_error": 1.0} for s in range(5)
-]
+CURVES = [{"step": s, "train_loss": 2.0**-s, "validation_loss": 3.0**-s, "control_error": 1.0} for s in range(5)]
 
 
 def array(dims, sizes, long_name="temperature", units="K", **attributes):

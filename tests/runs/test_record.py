@@ -24,9 +24,7 @@ sys.stdin.read()
 def begun(tmp_path):
     path = tmp_path / "run.json"
     provenance = collect(["phinverse", "run", "heat.yaml"], tmp_path)
-    record.write(
-        path, record.begin("heat", "abc", provenance, backend="torch", device="cpu", seeds={"run": 3})
-    )
+    record.write(path, record.begin("heat", "abc", provenance, backend="torch", device="cpu", seeds={"run": 3}))
     return path
 
 

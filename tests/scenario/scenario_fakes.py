@@ -107,9 +107,7 @@ COLD = PDEPlugin(
 
 DP = UpdateRulePlugin("dp", "gradient", NoOptions, _never)
 SIP = UpdateRulePlugin("sip", "inverse", SipOptions, _never, frozenset({"inverse_solver"}), potential=False)
-SUPERVISED = UpdateRulePlugin(
-    "supervised", "x*", NoOptions, _never, frozenset({"control_reference", "network"})
-)
+SUPERVISED = UpdateRulePlugin("supervised", "x*", NoOptions, _never, frozenset({"control_reference", "network"}))
 LOOP = UpdateRulePlugin("loop", "closed loop", NoOptions, _never, frozenset({"network", "every_step"}))
 DESCENT = InverseSolverPlugin("descent", "steps down the loss", _never, works_on="loss")
 ELSEWHERE = InverseSolverPlugin("elsewhere", "another PDE's", _never, inverts=("other",))

@@ -191,8 +191,16 @@ FITS = [
         "networks.estimator.every_step: a network in the loop gives forces",
     ),
     (
+        [("input: target", "input: state, every_step: true"), ("initial.u", "force.u")],
+        "networks.estimator.every_step: a network in the loop cannot normalise by batches",
+    ),
+    (
         [("train: {", "output: {fields: [u, strat]}\ntrain: {")],
         "15:22: output.fields.1: no field or control 'strat'; did you",
+    ),
+    (
+        [("train: {", "output: {format: zarr}\ntrain: {")],
+        "15:18: output.format: zarr is not written by this version yet; expected 'netcdf'",
     ),
     # data and rule
     (
@@ -262,9 +270,7 @@ def test_an_ode_takes_no_grid_and_has_no_solver_of_its_own(tmp_path):
         load_scenario(path)
 
     path.write_text("name: cold\npde: cold\nloss: mean\n")
-    with pytest.raises(
-        ScenarioError, match=r"cold\.yaml:3:1: loss\.on: required key is missing.*fields: p, q"
-    ):
+    with pytest.raises(ScenarioError, match=r"cold\.yaml:3:1: loss\.on: required key is missing.*fields: p, q"):
         load_scenario(path)
 
 

@@ -95,9 +95,7 @@ def _parts(value: Any, schema: Any, root: Any) -> bool:
             return False
         properties, others = schema.get("properties", {}), schema.get("additionalProperties", True)
         names = schema.get("propertyNames", True)
-        return all(
-            valid(v, properties.get(k, others), root) and valid(k, names, root) for k, v in value.items()
-        )
+        return all(valid(v, properties.get(k, others), root) and valid(k, names, root) for k, v in value.items())
     if isinstance(value, list) and "items" in schema:
         items = schema["items"]
         if isinstance(items, list):

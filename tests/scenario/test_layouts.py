@@ -31,7 +31,7 @@ def test_a_force_in_open_loop_has_a_channel_per_step(write):
 
 
 def test_a_force_in_closed_loop_is_that_of_one_step(write):
-    path = write(FORCE, TARGETS, ("input: target", "every_step: true"), SOLVER)
+    path = write(FORCE, TARGETS, ("input: target", "every_step: true, batch_norm: false"), SOLVER)
 
     assert _shape(path) == NetworkShape(1, 1, (16, 8), periodic=True)
 

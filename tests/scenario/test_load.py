@@ -48,10 +48,7 @@ def test_only_name_and_pde_are_required():
 
 
 def test_bare_words_stand_for_kinds_without_options():
-    text = (
-        SHORT
-        + "loss: {type: mean, on: final.p}\ncontrols: {x: {acts_on: initial.p, initial: 3}}\nupdate: dp\n"
-    )
+    text = SHORT + "loss: {type: mean, on: final.p}\ncontrols: {x: {acts_on: initial.p, initial: 3}}\nupdate: dp\n"
     update = scenario_from_text(text).sections.update
 
     assert update is not None
@@ -87,9 +84,7 @@ def test_extent_defaults_to_cells_of_size_one(write):
 
 
 def test_boundaries_per_axis_and_per_side(write):
-    path = write(
-        ("periodic", "{x: zero, y: zero, y-: zero}"), ("inverse_solver: spectral", "inverse_solver: descent")
-    )
+    path = write(("periodic", "{x: zero, y: zero, y-: zero}"), ("inverse_solver: spectral", "inverse_solver: descent"))
     grid = load_scenario(path).sections.grid
 
     assert grid is not None
@@ -231,9 +226,7 @@ def test_inheritance_in_a_circle_is_refused(tmp_path):
     (tmp_path / "a.yaml").write_text("name: a\nextends: b.yaml\n")
     (tmp_path / "b.yaml").write_text("name: b\nextends: a.yaml\n")
 
-    with pytest.raises(
-        ScenarioError, match=r"b\.yaml:2:10: extends: .* circle: a\.yaml -> b\.yaml -> a\.yaml"
-    ):
+    with pytest.raises(ScenarioError, match=r"b\.yaml:2:10: extends: .* circle: a\.yaml -> b\.yaml -> a\.yaml"):
         load_scenario(tmp_path / "a.yaml")
 
 
@@ -251,9 +244,7 @@ def test_a_missing_parent_is_told_at_its_line(child, tmp_path):
 def test_overrides_as_text_and_as_mapping_are_the_same(write):
     path = write()
     text = load_scenario(path, ["train.steps=10", "update.clip={norm: 1.5}", "pde.diffusivity=1/8"])
-    mapping = load_scenario(
-        path, {"train.steps": 10, "update": {"clip": {"norm": 1.5}}, "pde.diffusivity": 0.125}
-    )
+    mapping = load_scenario(path, {"train.steps": 10, "update": {"clip": {"norm": 1.5}}, "pde.diffusivity": 0.125})
 
     assert text.data == mapping.data
     assert text.data["train"]["steps"] == 10
@@ -330,7 +321,5 @@ def test_a_direct_optimisation_needs_samples_to_optimise_for(write):
     direct = [(network, ""), ("initial.u}", "initial.u, initial: 0}")]
 
     assert load_scenario(write(*direct)).sections.networks == {}
-    with pytest.raises(
-        ScenarioError, match=r"7:50: data\.validation: without networks the validation samples"
-    ):
+    with pytest.raises(ScenarioError, match=r"7:50: data\.validation: without networks the validation samples"):
         load_scenario(write(*direct, ("validation: 4", "validation: 0")))

@@ -78,9 +78,7 @@ def test_the_base_need_not_fit_together_if_every_cell_does(write):
     with pytest.raises(ScenarioError, match="no Newton step"):
         load_scenario(path)
 
-    path.write_text(
-        path.read_text() + "sweep: {rule: {a: {update.inverse_solver: descent}, b: {update: dp}}}\n"
-    )
+    path.write_text(path.read_text() + "sweep: {rule: {a: {update.inverse_solver: descent}, b: {update: dp}}}\n")
     assert len(expand(load_scenario(path))) == 2
 
 
@@ -127,9 +125,7 @@ def test_a_combination_that_does_not_fit_names_its_cell(swept):
     path = swept()
     path.write_text(path.read_text().replace("{type: l2", "{type: l1"))
 
-    with pytest.raises(
-        ScenarioError, match=r"no Newton step .* \(sweep cell run\.seed=0, rule=sip and 2 more\)"
-    ):
+    with pytest.raises(ScenarioError, match=r"no Newton step .* \(sweep cell run\.seed=0, rule=sip and 2 more\)"):
         load_scenario(path)
 
 

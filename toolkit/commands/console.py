@@ -91,9 +91,15 @@ def progress(quiet: bool) -> Iterator[Events]:
         yield Events(say, _Lines())
     else:
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        bar = Progress(*columns, TextColumn("{task.description}"), console=Console(stderr=True), transient=True)
+        newest = TextColumn("{task.description}", markup=False)
+        bar = Progress(*columns, newest, console=Console(stderr=True), transient=True)
+
+        def message(text: str) -> None:
+            # As it is: a path may hold brackets, which are rich's markup, and must not be wrapped.
+            bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
         with bar:
-            yield Events(bar.console.print, _Bar(bar))
+            yield Events(message, _Bar(bar))
 
 
 class _Lines:

@@ -14,6 +14,7 @@ def resume(run: str, out: Path, quiet: bool) -> int:
     with console.progress(quiet) as events:
         done = execute.resume(find(run, out), events)
     console.result(str(done.path))
-    console.hint(f"phinverse plot {done.path}")
+    if not quiet:
+        console.hint(f"phinverse plot {done.path}")
     done.stored.close()
     return 0

@@ -42,9 +42,11 @@ def run(
         if scenario.sections.sweep:
             return _sweep(scenario, out, name, events)
         done = execute.run(scenario, out, name, events)
-    _summary(done)
+    if not quiet:
+        _summary(done)
     console.result(str(done.path))
-    console.hint(f"phinverse plot {done.path}")
+    if not quiet:
+        console.hint(f"phinverse plot {done.path}")
     done.stored.close()
     return 0
 

@@ -34,6 +34,9 @@ def storage_error(doing: str, path: Path, error: Exception) -> StorageError:
     """What went wrong with a file, in words: `cannot write runs/a/run.json: the disk is full; …`."""
     number = error.errno if isinstance(error, OSError) else None
     reason = _REASONS.get(number or 0) or str(error) or type(error).__name__
+    if doing == "write" and number is None:
+        # The NetCDF library says "HDF error" for a full disk.
+        reason += "; is there space on the disk? Free some, or choose another folder with --out"
     return StorageError(f"cannot {doing} {path}: {reason}")
 
 

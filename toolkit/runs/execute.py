@@ -15,7 +15,7 @@ from typing import Any
 
 import xarray as xr
 
-from toolkit.core.backend import Backend, using
+from toolkit.core.backend import Backend, choose_device, devices, using
 from toolkit.core.errors import Interrupted, PhinverseError, ScenarioError
 from toolkit.runs import atomic, monitors, record
 from toolkit.runs.datasets import global_attributes
@@ -70,6 +70,9 @@ def run(
     """Run one scenario without a sweep in a new directory below `out`; raises what made it fail."""
     if scenario.sections.sweep:
         raise ScenarioError("this scenario has a sweep: run its cells with run_sweep, or remove the key `sweep`")
+    options = scenario.sections.run
+    # A run that cannot start leaves no directory, whose name would then be taken.
+    choose_device(options.device, devices(options.backend), options.backend)
     directory = create(Path(out), scenario.name, scenario.content_hash(), name)
     return _run_in(directory, scenario, events, command or tuple(sys.argv), resume=False)
 
@@ -106,6 +109,8 @@ def run_sweep(
 
 def resume(path: str | Path, events: Events = SILENT) -> Run:
     """Go on from the last checkpoint of a run; the result is that of an uninterrupted run."""
+    if RunDirectory(Path(path)).sweep.is_file():
+        raise ScenarioError(f"{path} is a sweep; resume its interrupted cells one by one: {path}/<cell>")
     directory = open_run(path).directory
     state = record.observed(record.read(directory.record))
     if state.status == "done":
@@ -185,8 +190,10 @@ def _work(
     attributes = _attributes(scenario)
     built = build(sections, backend, read_samples)
     if built.trainer is None:
-        simulate(sections, built, directory, attributes, events, stop, resume)
-        _write_metrics(directory, attributes, backend.trace_seconds, monitors.descriptions(built.problem))
+        try:
+            simulate(sections, built, directory, attributes, events, stop, resume)
+        finally:
+            _write_metrics(directory, attributes, backend.trace_seconds, monitors.descriptions(built.problem))
         return {}
     session = Session(sections, built, directory, attributes, events, stop)
     try:

@@ -60,9 +60,9 @@ class Contents:
         return (*sample, *before, *space, *((self._component_dim(spec),) if spec.components else ()))
 
     def _component_dim(self, spec: FieldSpec) -> str:
-        """`component`, or `component_<field>` where fields of the PDE have different components."""
+        """`component`, or `<field>_component` where fields of the PDE have different components."""
         kinds = {f.components for f in self.sections.fields.values() if f.components}
-        return names.COMPONENT if len(kinds) == 1 else f"{names.COMPONENT}_{spec.name}"
+        return names.COMPONENT if len(kinds) == 1 else f"{spec.name}_{names.COMPONENT}"
 
     def coordinates(self) -> list[Coordinate]:
         """Coordinates of samples, space and components."""
@@ -81,23 +81,28 @@ class Contents:
         return self.sections.fields.get(control.target) if control.role != "parameter" else None
 
     def control_units(self, control: Control) -> str:
-        """Units of a control: of its field, or of the PDE's parameter."""
+        """Units of a control: those of its field; `1` for a parameter, whose units are words such as length² / time."""
         spec = self.field_of(control)
-        if spec is not None:
-            # A force or source is a rate; simulation time has no unit of its own.
-            return spec.units
+        # A force or source is a rate; simulation time has no unit of its own.
+        return "1" if spec is None else spec.units
+
+    def control_words(self, control: Control) -> str:
+        """Its name for people; a parameter's says its units, which CF would not accept as units."""
+        name = control.name.replace("_", " ")
+        if control.role != "parameter":
+            return name
         extra = type(self.sections.pde.options).model_fields[control.target].json_schema_extra
-        return str(extra.get("units", "1")) if isinstance(extra, dict) else "1"
+        units = str(extra.get("units", "1")) if isinstance(extra, dict) else "1"
+        return name if units == "1" else f"{name}, in {units}"
 
     def control_variable(self, control: Control, before: tuple[str, ...], role: str = "control") -> Variable:
         """The variable of a control or (role `reference`) of its true value."""
         suffix = names.REFERENCE if role == "reference" else ""
-        kind = "true" if role == "reference" else "found"
-        name = control.name.replace("_", " ")
+        words = self.control_words(control)
         return Variable(
             control.name + suffix,
             self.dims(self.field_of(control), before),
-            f"{kind} {name}" if kind == "true" else name,
+            f"true {words}" if role == "reference" else words,
             self.control_units(control),
             dtype=self.sections.physics_precision,
             role=role,

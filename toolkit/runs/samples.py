@@ -23,7 +23,8 @@ def read_samples(path: Path) -> dict[str, np.ndarray]:
     with datasets.open_dataset(path) as dataset:
         for name, variable in dataset.data_vars.items():
             text = str(name)
-            if names.SAMPLE not in variable.dims:
+            # What an earlier run predicted is not the truth; its `<control>_reference` is.
+            if names.SAMPLE not in variable.dims or variable.attrs.get(names.ROLE) == "control":
                 continue
             kind, _, rest = text.partition("_")
             if text.endswith(names.TARGET):
@@ -32,6 +33,9 @@ def read_samples(path: Path) -> dict[str, np.ndarray]:
                 key = f"{kind}.{rest.removesuffix(names.REFERENCE)}"
             else:
                 continue
+            if text.endswith(names.TARGET) and names.TIME in variable.dims:
+                # A target along t begins after the first step; the frame at the start is empty.
+                variable = variable.isel({names.TIME: slice(1, None)})
             if not np.isfinite(variable.values).all():
                 raise StorageError(f"{path}: {text} holds values that are not finite")
             result[key] = variable.transpose(names.SAMPLE, ...).values

@@ -200,6 +200,7 @@ class Session:
         tree = batch.tree()
         key = (kind, _count(batch))
         if key not in self._programs:
+            problem.prepare(batch)
             function = errors if kind == "errors" else fields
             self._programs[key] = problem.backend.compile(function, state.params, state.buffers, tree)
         return problem.backend.without_gradient(self._programs[key], state.params, state.buffers, tree)

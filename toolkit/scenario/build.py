@@ -103,7 +103,7 @@ def build_problem(sections: Sections, backend: Backend) -> Problem:
         rollout=rollout,
         controls=tuple(controls.values()),
         networks=networks,
-        terms=tuple(LossTerm(t.on, t.plugin.build(t.options), t.weight) for t in sections.loss),
+        terms=tuple(LossTerm(t.on, t.plugin.build(t.options), t.weight, t.plugin.needs_target) for t in sections.loss),
         observations={term.on: observation_layout(sections, term.on) for term in sections.loss},
         solver=(solver.plugin, solver.options) if solver else None,
         monitors=tuple(m for m in plugin.monitors(parameters, grid) if not kinds & set(m.without)),

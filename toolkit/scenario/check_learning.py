@@ -120,7 +120,8 @@ def _check_solver(sections: Sections, update: UpdateChoice, report: Report) -> N
             report.add(path, message + listed(refused) + _alternatives(sections, name))
     if solver.physics_precision not in (None, sections.physics_precision):
         message = f"inverse solver {name!r} needs {solver.physics_precision}, got {sections.physics_precision}"
-        report.add(("run", "precision"), message)
+        one_word = isinstance(sections.run.precision, str)
+        report.add(("run", "precision") if one_word else ("run", "precision", "physics"), message)
     if solver.works_on == "observation":
         _check_newton_step(sections, name, report)
 

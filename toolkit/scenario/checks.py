@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from toolkit.core.architecture import buffer_shapes
 from toolkit.core.registry import suggestion
 from toolkit.scenario.check_learning import check_data, check_update
 from toolkit.scenario.layouts import control_layout, network_shape
@@ -130,12 +131,19 @@ def _architectures(sections: Sections, report: Report) -> None:
     """Whether each network can be built for the channels and cells it meets."""
     for name, network in sections.networks.items():
         try:
-            network.plugin.build(network.options, network_shape(sections, network))
+            architecture = network.plugin.build(network.options, network_shape(sections, network))
         except ValueError as error:
             report.add(("networks", name), f"network {network.type!r}: {error}", at_key=True)
+            continue
+        if network.every_step and buffer_shapes(architecture):
+            # Its statistics would be those of one batch at one step, and different at the next.
+            message = "a network in the loop cannot normalise by batches; set `batch_norm: false`"
+            report.add(("networks", name, "every_step"), message)
 
 
 def _output(sections: Sections, report: Report) -> None:
+    if sections.output.format == "zarr":
+        report.add(("output", "format"), "zarr is not written by this version yet; expected 'netcdf'")
     known = [*sections.fields, *sections.controls]
     for i, name in enumerate(sections.output.fields or ()):
         if name not in known:
