@@ -1,6 +1,6 @@
 """SIP against differentiable physics on the heat equation: error and time per step, measured side by side.
 
-    python benchmarks/heat.py [--backend jax] [--steps 50] [--batch 16] [--seeds 3]
+    python benchmarks/heat.py [--backend jax] [--steps 50] [--batch 16] [--seeds 0 1 2]
 
 Both rules start from the same weights and see the same batches, in one process; their steps are timed in turn, so that
 a busy machine slows both. x error is ½Σ(x − x*)² per validation sample, `start x` the same on the first training batch.
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--backend", default="jax", choices=["torch", "jax"])
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
     print(
         f"heat 64², batch {options.batch}, {options.steps} steps, {options.backend}, physics float64, network float32"
@@ -84,7 +84,7 @@ def main() -> None:
     print("seed | start x | SIP x  | Adam x | ratio | SIP y  | Adam y | SIP ms | Adam ms | ratio")
     ratios, times = [], []
     with using(options.backend, "cpu", "float64", "float32") as backend:
-        for seed in range(options.seeds):
+        for seed in options.seeds:
             sip, adam = contest(backend, seed, options.steps, options.batch).values()
             (sx, sy), (ax, ay) = sip.errors(backend), adam.errors(backend)
             # The first steps of torch include its warm-up.

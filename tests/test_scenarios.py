@@ -126,3 +126,16 @@ def test_the_forward_scenario_conserves_heat(tmp_path):
         assert run.fields.sizes["t"] == 11
         # A mean over 256 cells, twenty steps of rounding.
         np.testing.assert_allclose(mean, mean.isel(t=[0] * 11), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("start", "sentence"),
+    [
+        ("[1, 2, 3]", r"expected a number or the shape \(2,\) for initial.x, got the shape \(3,\)"),
+        ("[[1, 2], [3]]", r"expected a number or the shape \(2,\) for initial.x, got lists of unequal lengths"),
+    ],
+)
+def test_a_start_value_of_another_shape_is_refused(start, sentence):
+    path = shipped()["parabola_newton"]
+    with pytest.raises(toolkit.ScenarioError, match=sentence):
+        toolkit.load_scenario(path, [f"controls.x.initial={start}"])

@@ -224,7 +224,7 @@ def test_devices_are_chosen_by_word(wanted, present, chosen):
 def test_an_absent_device_is_named_with_what_is_there(wanted):
     with pytest.raises(MissingError, match=r"run\.device.*present: cpu") as caught:
         choose_device(wanted, (CPU,), "jax")
-    assert ("phinverse[gpu-jax]" in str(caught.value)) == wanted.startswith("gpu")
+    assert ("pip install -e '.[gpu-jax]'" in str(caught.value)) == wanted.startswith("gpu")
 
 
 def test_an_unknown_backend_is_refused():

@@ -165,7 +165,11 @@ def choose_device(wanted: str, present: tuple[Device, ...], backend: str) -> Dev
             return device
     raise MissingError(
         f"run.device: no device {wanted!r} on {backend}; present: {', '.join(d.name for d in present)}"
-        + (f". GPU builds: pip install 'phinverse[gpu-{backend}]'" if name.startswith("gpu") else "")
+        + (
+            f". GPU builds come with the extra gpu-{backend}: pip install -e '.[gpu-{backend}]'"
+            if name.startswith("gpu")
+            else ""
+        )
     )
 
 

@@ -59,14 +59,18 @@ def _initial_value(sections: Sections, control: Control, report: Report) -> bool
     """Whether the start value of a direct optimisation fits the control's shape."""
     path: KeyPath = ("controls", control.name, "initial")
     shape = control_layout(sections, control).shape
+    wanted = f"a number or the shape {shape}" if shape else "a number"
     try:
-        given = np.shape(np.asarray(control.initial, float))
-        fits = np.broadcast_shapes(given, shape) == shape
+        start = np.asarray(control.initial, float)
     except ValueError:
-        fits, given = False, "ragged lists"
-    if not fits:
-        report.add(path, f"{control.acts_on} has the shape {shape or 'of one number'}, the start value {given}")
-    return fits
+        report.add(path, f"expected {wanted} for {control.acts_on}, got lists of unequal lengths")
+        return False
+    try:
+        np.broadcast_to(start, shape)
+    except ValueError:
+        report.add(path, f"expected {wanted} for {control.acts_on}, got the shape {start.shape}")
+        return False
+    return True
 
 
 def _loss(sections: Sections, report: Report) -> bool:
