@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from toolkit.physics.grid import Grid
     from toolkit.physics.plugin import (
         PDE,
+        ControlMetric,
         FieldSpec,
         Inputs,
         InverseProblem,
@@ -85,6 +86,7 @@ _HOMES = {
     "toolkit.networks.plugin": ("NetworkPlugin", "NetworkShape"),
     "toolkit.physics.grid": ("Grid",),
     "toolkit.physics.plugin": (
+        "ControlMetric",
         "FieldSpec",
         "Inputs",
         "InverseProblem",
@@ -115,6 +117,7 @@ __all__ = [
     "ArchitectureBuilder",
     "BatchNorm",
     "Concat",
+    "ControlMetric",
     "Conv",
     "Dense",
     "DivergenceError",

@@ -172,6 +172,20 @@ class Monitor:
 
 
 @dataclass(frozen=True)
+class ControlMetric:
+    """A number that judges predicted controls, beside the control error: a distance to the nearest of several
+    solutions, a clipped error. Recorded on validation samples as `<name>`, on training batches as `train_<name>`."""
+
+    name: str
+    long_name: str
+    measure: Callable[[Any, State, State, State], Tensor]
+    """(parameters, controls, targets, true controls or {}) -> one number per sample."""
+    units: str = "1"
+    needs_reference: bool = False
+    """True: recorded only where the true controls are known."""
+
+
+@dataclass(frozen=True)
 class StabilityNumber:
     """A dimensionless number known before the run, such as CFL or diffusion number."""
 
@@ -205,6 +219,7 @@ class PDEPlugin:
     losses: Mapping[str, LossPlugin] = field(default_factory=dict)
     inverse_solvers: Mapping[str, InverseSolverPlugin] = field(default_factory=dict)
     monitors: Callable[[Any, Grid | None], tuple[Monitor, ...]] = lambda parameters, grid: ()
+    control_metrics: tuple[ControlMetric, ...] = ()
     stability: Callable[[Any, Grid | None, float], tuple[StabilityNumber, ...]] = lambda p, grid, dt: ()
     correct_controls: Callable[[Any, State, State], dict[str, Tensor]] | None = None
     """(parameters, controls predicted by networks, targets) -> controls that satisfy an exactly known constraint,

@@ -45,5 +45,9 @@ def check(problem: Problem, measured: Mapping[str, float], where: str) -> dict[s
 
 
 def descriptions(problem: Problem) -> dict[str, tuple[str, str]]:
-    """Long name and units of each monitor, for `metrics.nc`."""
-    return {monitor.name: (monitor.long_name, monitor.units) for monitor in problem.monitors}
+    """Long name and units of each monitor and metric of the plugin, for `metrics.nc`."""
+    described = {monitor.name: (monitor.long_name, monitor.units) for monitor in problem.monitors}
+    for metric in problem.plugin.control_metrics:
+        described[metric.name] = (f"{metric.long_name}, mean over validation samples", metric.units)
+        described[f"train_{metric.name}"] = (f"{metric.long_name}, mean over the batch", metric.units)
+    return described

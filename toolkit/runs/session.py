@@ -192,6 +192,7 @@ class Session:
             sums = {"validation_loss": problem.backend.xp.sum(result.loss)}
             if result.control_error is not None:
                 sums["control_error"] = problem.backend.xp.sum(result.control_error)
+            sums |= {name: problem.backend.xp.sum(value) for name, value in result.control_metrics.items()}
             return sums, monitors.measure(problem, result.initial, result.final)
 
         def fields(params: Any, buffers: Any, tree: Any) -> Any:

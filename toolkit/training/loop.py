@@ -107,6 +107,8 @@ class Trainer:
         if update.controls and set(update.controls) <= set(batch.references):
             error = half_squared_distance(b, update.controls, batch.references)
             measured["train_control_error"] = b.xp.mean(error)
+        for name, value in self.problem.control_metrics(update.controls, batch).items():
+            measured[f"train_{name}"] = b.xp.mean(value)
         return {**measured, **update.metrics}
 
 
@@ -134,6 +136,8 @@ class Evaluation:
     """L(y, y*) per sample, native."""
     control_error: Any | None
     """½ Σ (x − x*)² per sample, native; None where x* is unknown."""
+    control_metrics: Natives
+    """The plugin's metrics per sample, by name."""
     controls: Natives
     final: Natives
     states: Natives
@@ -151,7 +155,8 @@ def evaluate(problem: Problem, params: Natives, buffers: Natives, batch: Batch, 
     error = half_squared_distance(b, x, batch.references) if known else None
     loss = problem.loss(y, batch.targets)
     initial = problem.initial_state(x, batch.context)
-    return Evaluation(loss, error, controls, trajectory.final, trajectory.states, initial)
+    metrics = problem.control_metrics(x, batch)
+    return Evaluation(loss, error, metrics, controls, trajectory.final, trajectory.states, initial)
 
 
 def train(

@@ -244,6 +244,19 @@ class Problem:
             total = native if total is None else total + native
         return total
 
+    def control_metrics(self, x: Natives, batch: Batch) -> dict[str, Any]:
+        """The plugin's metrics of these controls per sample, native (sample,), by name."""
+        known = bool(x) and set(x) <= set(batch.references)
+        metrics = [m for m in self.plugin.control_metrics if known or not m.needs_reference]
+        if not x or not metrics:
+            return {}
+        samples = next(iter(x.values())).shape[0]
+        layouts = {key: self.control_layouts[key] for key in x}
+        controls = tensors(x, layouts)
+        targets = tensors(batch.targets, {key: self.observations[key] for key in batch.targets})
+        truth = tensors(batch.references, layouts) if known else {}
+        return {m.name: Layout().native(m.measure(self.parameters, controls, targets, truth), samples) for m in metrics}
+
     def newton_target(self, y: Natives, targets: Natives, step_size: float) -> dict[str, Any]:
         """y + η Δy per observation, Δy the Newton step of the loss in y (its weight cancels)."""
         samples = next(iter(y.values())).shape[0]
@@ -296,6 +309,15 @@ def half_squared_distance(backend: Backend, a: Natives, b: Natives) -> Any:
     for key in a:
         difference = backend.xp.reshape(a[key] - b[key], (a[key].shape[0], -1))
         part = 0.5 * backend.xp.sum(difference**2, axis=1)
+        total = part if total is None else total + part
+    return total
+
+
+def absolute_distance(backend: Backend, a: Natives, b: Natives) -> Any:
+    """Σ |a − b| per sample over all entries of two sets of native arrays, (sample,)."""
+    total = None
+    for key in a:
+        part = backend.xp.sum(backend.xp.abs(backend.xp.reshape(a[key] - b[key], (a[key].shape[0], -1))), axis=1)
         total = part if total is None else total + part
     return total
 

@@ -2,7 +2,7 @@
 
     Δy = −η (∂²L/∂y²)⁻¹ ∂L/∂y          Newton step of the loss in y
     x̃  = sg( P⁻¹(y + Δy; x, y) )        local inverse, never differentiated
-    direction = ∂/∂θ Σ ½ |f(y*; θ) − x̃|²
+    direction = ∂/∂θ Σ ½ |f(y*; θ) − x̃|²     (proxy: l1 takes Σ |f(y*; θ) − x̃|₁ instead)
 
 Solvers that work on the loss itself (Newton's method in x) are handed y* and their step is scaled by η. With the
 gradient as solver the direction is η times that of differentiable physics. Without a network the direction is
@@ -13,12 +13,13 @@ Holl, Koltun, Thuerey: Scale-invariant Learning by Physics Inversion, NeurIPS 20
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from toolkit.core.backend import Backend
 from toolkit.core.options import Options, option
-from toolkit.training.problem import Batch, Natives, Problem, half_squared_distance
+from toolkit.training.problem import Batch, Natives, Problem, absolute_distance, half_squared_distance
 from toolkit.training.rules.base import Update, UpdateRulePlugin
 
 
@@ -31,6 +32,7 @@ class ScaleInvariantOptions(Options):
     )
     step_size: float = option(1.0, gt=0, description="η, step size in y-space")
     inner_updates: int = option(1, ge=1, description="optimizer steps per inverse solve, with x̃ frozen")
+    proxy: Literal["l2", "l1"] = option("l2", description="distance to x̃: l2 is ½Σ(x − x̃)², l1 is Σ|x − x̃|")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class ScaleInvariantPhysics:
 
     step_size: float = 1.0
     inner_updates: int = 1
+    proxy: str = "l2"
 
     def __call__(self, problem: Problem, params: Natives, buffers: Natives, batch: Batch) -> Update:
         b = problem.backend
@@ -46,7 +49,7 @@ class ScaleInvariantPhysics:
         def objective(params: Natives) -> tuple[Any, Any]:
             x, after = problem.predict(params, buffers, batch, training=True)
             x_tilde, loss = b.without_gradient(lambda x: self._correct(problem, x, batch), x)
-            return b.xp.sum(half_squared_distance(b, x, x_tilde)), (x, after, x_tilde, loss)
+            return b.xp.sum(self._distance(b, x, x_tilde)), (x, after, x_tilde, loss)
 
         _, (x, after, x_tilde, loss), direction = b.value_and_gradient(objective, params)
         return Update(direction, b.xp.sum(loss), buffers=after, controls=x, frozen=x_tilde)
@@ -57,10 +60,14 @@ class ScaleInvariantPhysics:
 
         def objective(params: Natives) -> tuple[Any, Any]:
             x, after = problem.predict(params, buffers, batch, training=True)
-            return b.xp.sum(half_squared_distance(b, x, frozen)), (x, after)
+            return b.xp.sum(self._distance(b, x, frozen)), (x, after)
 
         value, (x, after), direction = b.value_and_gradient(objective, params)
         return Update(direction, value, buffers=after, controls=x, frozen=frozen)
+
+    def _distance(self, backend: Backend, x: Natives, x_tilde: Natives) -> Any:
+        distance = absolute_distance if self.proxy == "l1" else half_squared_distance
+        return distance(backend, x, x_tilde)
 
     def _correct(self, problem: Problem, x: Natives, batch: Batch) -> tuple[dict[str, Any], Any]:
         """(x̃, loss per sample)."""
@@ -76,7 +83,7 @@ class ScaleInvariantPhysics:
 
 def _build(options: BaseModel) -> ScaleInvariantPhysics:
     assert isinstance(options, ScaleInvariantOptions)
-    return ScaleInvariantPhysics(options.step_size, options.inner_updates)
+    return ScaleInvariantPhysics(options.step_size, options.inner_updates, options.proxy)
 
 
 RULE = UpdateRulePlugin(
