@@ -20,8 +20,6 @@ from toolkit.physics.layout import Layout
 from toolkit.physics.plugin import PDE, Inputs
 
 Natives = Mapping[str, Any]
-TRACE_FROM_STEPS = 4
-"""A step is traced when it runs at least this often: tracing costs about two eager steps."""
 
 
 @dataclass(frozen=True)
@@ -105,14 +103,16 @@ class Rollout:
         return Trajectory(final, by_sample, {n: b.xp.moveaxis(v, 0, 1) for n, v in used.items()})
 
     def prepare(self, initial: Natives, controls: Controls | None = None) -> None:
-        """Trace one step for arrays of these shapes, if that pays; later calls with such shapes use it."""
-        if self.steps < TRACE_FROM_STEPS or self.backend.name == "jax":
-            return
+        """Trace one step for arrays of these shapes; later calls with such shapes use it.
+
+        Tracing costs a few eager steps, so it pays for whatever runs more than once, as all training does.
+        """
         controls = controls or Controls()
         force = {name: value[:, 0] for name, value in controls.force.items()}
         step = self.backend.array(np.arange(1))[0]
         args = (dict(initial), force, dict(controls.source), dict(controls.parameter), step)
-        self._traced[_shapes(args)] = self.backend.trace(self._eager_step, *args)
+        if _shapes(args) not in self._traced:
+            self._traced[_shapes(args)] = self.backend.trace(self._eager_step, *args)
 
     def _step(self, state: Any, force: Any, source: Any, parameter: Any, i: Any) -> dict[str, Any]:
         args = (dict(state), dict(force), dict(source), dict(parameter), i)
