@@ -11,10 +11,14 @@ from toolkit.core.architecture import (
     BatchNorm,
     Concat,
     Conv,
+    Coordinates,
+    Crop,
     Dense,
     MaxPool,
     Node,
+    Pad,
     Reshape,
+    SpectralConv,
     Upsample,
     buffer_shapes,
     check_input,
@@ -50,11 +54,25 @@ def test_shapes_and_counts_follow_from_the_layers():
     assert architecture.output_shape == (7,)
 
 
+def test_spectral_layers_count_real_and_imaginary_parts():
+    net = ArchitectureBuilder((3, 5, 6, 7))
+    net.add("pad", Pad(1))
+    net.add("where", Coordinates())
+    net.add("joined", Concat(), "pad", "where")
+    net.add("spectral", SpectralConv(6, 2, (3, 2, 5)))
+    net.add("crop", Crop(1))
+    architecture = net.build()
+    weights = (2, 6, 6, 4, 5)
+    assert parameter_shapes(architecture) == {"spectral.weight_re": weights, "spectral.weight_im": weights}
+    assert count_parameters(architecture) == 2 * 2 * 6 * 6 * 4 * 5
+    assert architecture.output_shape == (2, 5, 6, 7)
+
+
 @pytest.mark.parametrize(
     ("shape", "layer", "message"),
     [
         ((2, 5), MaxPool(), "must be even"),
-        ((2,), MaxPool(), "must be even"),
+        ((2,), MaxPool(), "needs a grid"),
         ((2,), Upsample(), "needs a grid"),
         ((2, 4), Conv(3, 1), "Conv of 3 channels got 2"),
         ((2, 4), Conv(2, 1, kernel=4), "kernel must be odd"),
@@ -65,6 +83,15 @@ def test_shapes_and_counts_follow_from_the_layers():
         ((3, 4), BatchNorm(2), "2 channels got 3"),
         ((3,), Activation("softmax"), "known: relu"),
         ((3, 4), Reshape((11,)), "12 entries"),
+        ((2,), SpectralConv(2, 1, ()), "1 to 3 dimensions"),
+        ((3, 8), SpectralConv(2, 1, (2,)), "SpectralConv of 2 channels got 3"),
+        ((2, 8, 8), SpectralConv(2, 1, (2,)), "1 numbers of modes for a grid of 2"),
+        ((2, 7, 8), SpectralConv(2, 1, (4, 2)), r"1 to \(3, 5\) Fourier modes, not \(4, 2\)"),
+        ((2, 8, 8), SpectralConv(2, 1, (4, 6)), r"1 to \(4, 5\) Fourier modes"),
+        ((2, 8, 8), SpectralConv(2, 1, (0, 1)), "Fourier modes, not"),
+        ((2,), Coordinates(), "Coordinates needs a grid"),
+        ((2, 4), Pad(-1), "Pad adds cells, not -1"),
+        ((2, 4, 3), Crop(3), "at least one must be left"),
     ],
 )
 def test_layers_that_do_not_fit_are_refused(shape, layer, message):

@@ -7,10 +7,21 @@ import phiml.backend.jax  # noqa: F401  (switches JAX to 64 bit, as the JAX back
 import pytest
 import torch
 
-from toolkit.core.architecture import ACTIVATIONS, Activation, Architecture, ArchitectureBuilder, Upsample
+from toolkit.core.architecture import (
+    ACTIVATIONS,
+    Activation,
+    Architecture,
+    ArchitectureBuilder,
+    Coordinates,
+    Crop,
+    Pad,
+    SpectralConv,
+    Upsample,
+    parameter_shapes,
+)
 from toolkit.core.jax_networks import JaxNetwork
 from toolkit.core.torch_networks import TorchNetwork
-from toolkit.networks import conv_net, mlp, res_net, u_net
+from toolkit.networks import conv_net, fno, mlp, res_net, u_net
 from toolkit.networks.initialise import initialise
 from toolkit.networks.plugin import NetworkShape
 
@@ -30,6 +41,9 @@ ARCHITECTURES = {
     ),
     "res_net": lambda: make(res_net, (2, 1, (5, 3), True), layers=[3], kernel=5, batch_norm=True),
     "conv_net": lambda: make(conv_net, (2, 1, (7,), False), layers=[3, 4], activation="tanh"),
+    "fno-1d": lambda: make(fno, (2, 1, (9,), False), modes=3, width=3, layers=2, head=4, padding=2),
+    "fno-2d": lambda: make(fno, (1, 2, (7, 6), True), modes=[3, 2], width=3, layers=3, head=4),
+    "fno-3d": lambda: make(fno, (1, 1, (4, 5, 6), False), modes=[3, 2, 3], width=2, layers=2, head=3, padding=2),
     "mlp-grid": lambda: make(mlp, (1, 2, (3, 4)), layers=[6, 5], batch_norm=True, activation="silu"),
 }
 
@@ -89,6 +103,9 @@ def distance(a, b):
         ("res_net", False),
         ("res_net", True),
         ("conv_net", False),
+        ("fno-1d", False),
+        ("fno-2d", False),
+        ("fno-3d", False),
         ("mlp-grid", False),
         ("mlp-grid", True),
     ],
@@ -162,7 +179,81 @@ def test_circular_convolutions_commute_with_shifts():
         np.testing.assert_allclose(shifted, np.roll(y, (2, 1), (2, 3)), rtol=1e-13, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", ["u_net-2d", "mlp-grid"])
+def spectral(cells, modes):
+    """(architecture, numbers, W F(x) on the whole half spectrum) of a spectral convolution of 2 channels to 3."""
+    architecture = Architecture((2, *cells), tuple(_single("f", SpectralConv(2, 3, modes), (2, *cells))))
+    data = numbers(architecture)
+    params, _, x, _ = data
+    weight = params["f.weight_re"] + 1j * params["f.weight_im"]
+    axes = tuple(range(2, x.ndim))
+    spectrum = np.fft.rfftn(x, axes=axes)
+    mixed = np.zeros((len(x), 3, *spectrum.shape[2:]), complex)
+    # One mode at a time, by its signed frequencies.
+    for place in np.ndindex(*weight.shape[2:]):
+        mode = tuple(i - 2 * m if i >= m else i for i, m in zip(place[:-1], modes, strict=False)) + place[-1:]
+        at = (slice(None), slice(None), *mode)
+        mixed[at] += spectrum[at] @ weight[(slice(None), slice(None), *place)].T
+    return architecture, data, np.fft.irfftn(mixed, s=cells, axes=axes)
+
+
+SPECTRA = [((8,), (3,)), ((7,), (4,)), ((8,), (5,)), ((6, 7), (2, 3)), ((7, 6), (3, 4)), ((8, 6), (4, 4)),
+           ((5, 6, 4), (2, 1, 3)), ((4, 6, 5), (2, 3, 3))]  # fmt: skip
+"""Odd and even cells; few modes, and all there are, up to the frequency n/2 of the last axis."""
+
+
+@pytest.mark.parametrize(("cells", "modes"), SPECTRA)
+def test_spectral_convolutions_are_those_of_numpy(cells, modes):
+    architecture, data, expected = spectral(cells, modes)
+    y, _, gx, gp = on_torch(architecture, False, *data)
+    jy, _, jgx, jgp = on_jax(architecture, False, *data)
+    # Round-off of two transforms of at most 120 cells; measured 1e-15.
+    assert distance(y, expected) < 1e-13
+    assert distance(jy, expected) < 1e-13
+    assert distance(gx, jgx) < 1e-13
+    for path, g in gp.items():
+        assert distance(g, jgp[path]) < 1e-12, path
+    # The map is linear in x and in W: ⟨g, x⟩ and ⟨g_W, W⟩ are both the weighted sum of the output.
+    params, _, x, weight = data
+    total = np.sum(y * weight)
+    assert np.sum(gx * x) == pytest.approx(total, rel=1e-11)
+    assert sum(float(np.sum(g.numpy() * params[k])) for k, g in gp.items()) == pytest.approx(total, rel=1e-11)
+
+
+def test_a_spectral_convolution_applies_a_transfer_function():
+    """With W(k) = ik / (2π) it is the derivative of a wave per unit of a box of length 1 over 2π."""
+    n, k = 16, 3
+    net = ArchitectureBuilder((1, n))
+    net.add("f", SpectralConv(1, 1, (5,)))
+    params = {"f.weight_re": np.zeros((1, 1, 5)), "f.weight_im": np.arange(5.0).reshape(1, 1, 5)}
+    angle = 2 * np.pi * np.arange(n) / n
+    # The wave of 7 is above the modes and dropped.
+    x = (np.sin(k * angle) + np.cos(7 * angle))[None, None]
+    for run in (on_torch, on_jax):
+        y = np.asarray(run(net.build(), False, params, {}, x, np.ones_like(x))[0])
+        # Round-off of two transforms of 16 cells.
+        np.testing.assert_allclose(y[0, 0], k * np.cos(k * angle), atol=1e-13)
+
+
+def test_coordinates_padding_and_cropping():
+    net = ArchitectureBuilder((1, 3, 2))
+    net.add("where", Coordinates())
+    net.add("pad", Pad(2))
+    net.add("crop", Crop(1))
+    x, weight = np.ones((2, 1, 3, 2)), np.ones((2, 2, 4, 3))
+    expected = np.zeros((2, 4, 3))
+    expected[0, :3, :2] = [[0, 0], [0.5, 0.5], [1, 1]]
+    expected[1, :3, :2] = [0, 1]
+    # The coordinates do not depend on x, which torch would say by no gradient at all.
+    params = {k: torch.zeros(s) for k, s in parameter_shapes(net.build()).items()}
+    y, _ = TorchNetwork(net.build()).apply(params, {}, torch.tensor(x), False)
+    jy, _, jgx, _ = on_jax(net.build(), False, {}, {}, x, weight)
+    np.testing.assert_array_equal(y, np.stack([expected, expected]))
+    np.testing.assert_array_equal(jy, np.stack([expected, expected]))
+    assert y.dtype == torch.float64
+    assert not np.any(jgx)
+
+
+@pytest.mark.parametrize("name", ["u_net-2d", "fno-1d", "fno-2d", "mlp-grid"])
 def test_per_sample_jacobians_agree(name):
     architecture = ARCHITECTURES[name]()
     params, buffers, x, _ = numbers(architecture, batch=2)
@@ -207,8 +298,9 @@ def test_torch_networks_are_pure():
     assert all(torch.equal(gradient[k], again[k]) for k in gradient)
 
 
-def test_float32_stays_float32():
-    architecture = ARCHITECTURES["mlp-grid"]()
+@pytest.mark.parametrize("name", ["mlp-grid", "fno-2d"])
+def test_float32_stays_float32(name):
+    architecture = ARCHITECTURES[name]()
     params, buffers, x, _ = numbers(architecture)
     single = [{k: v.astype(np.float32) for k, v in tree.items()} for tree in (params, buffers)]
     jy, jafter = JaxNetwork(architecture).apply(*jax.tree.map(jnp.asarray, single), jnp.asarray(x, jnp.float32), True)

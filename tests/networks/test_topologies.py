@@ -7,14 +7,15 @@ import pytest
 import torch
 from phiml import math as phiml_math
 from phiml.backend.torch import nets as phiml_nets
+from scipy.special import erf
 
 from toolkit.core.architecture import buffer_shapes, count_parameters, parameter_shapes
 from toolkit.core.torch_networks import TorchNetwork
-from toolkit.networks import conv_net, mlp, res_net, u_net
+from toolkit.networks import conv_net, fno, mlp, res_net, u_net
 from toolkit.networks.initialise import initialise
 from toolkit.networks.plugin import NetworkShape
 
-PLUGINS = {module.PLUGIN.name: module.PLUGIN for module in (mlp, conv_net, res_net, u_net)}
+PLUGINS = {module.PLUGIN.name: module.PLUGIN for module in (mlp, conv_net, fno, res_net, u_net)}
 
 
 def build(name, shape, **options):
@@ -33,6 +34,103 @@ def build(name, shape, **options):
 )
 def test_published_parameter_counts(name, shape, options, count):
     assert count_parameters(build(name, shape, **options)) == count
+
+
+@pytest.mark.parametrize("padding", [0, 9])
+def test_published_parameter_count_of_the_fourier_neural_operator(padding):
+    """1 188 353 with a complex number counted once, as the publication counts; 2 368 001 real numbers."""
+    shape = NetworkShape(1, 1, (64, 64), periodic=True)
+    architecture = build("fno", shape, modes=12, width=32, layers=4, head=128, padding=padding)
+    real = count_parameters(architecture)
+    shapes = parameter_shapes(architecture)
+    imaginary = sum(math.prod(s) for path, s in shapes.items() if path.endswith("weight_im"))
+    assert imaginary == 4 * 32 * 32 * 2 * 12 * 12
+    assert real - imaginary == 1_188_353
+    assert real == 2_368_001
+    # The published network is the default, but for the padding on a periodic grid.
+    assert parameter_shapes(build("fno", shape)) == shapes
+    assert any(n.name == "pad" for n in build("fno", NetworkShape(1, 1, (64, 64))).nodes)
+
+
+def test_fno_is_the_published_network():
+    """Lift of (x, coordinates), zeros behind the grid, layers with gelu between them, crop, head; in NumPy."""
+    shape, (m1, m2), width, pad = NetworkShape(2, 3, (7, 8)), (3, 4), 5, 2
+    architecture = build("fno", shape, modes=[m1, m2], width=width, layers=3, head=6, padding=pad)
+    rng = np.random.default_rng(0)
+    params = {k: rng.standard_normal(dims) for k, dims in parameter_shapes(architecture).items()}
+    x = rng.standard_normal((4, 2, 7, 8))
+
+    def pointwise(name, v):
+        weight, bias = params[f"{name}.weight"][:, :, 0, 0], params[f"{name}.bias"]
+        return np.einsum("oi,bixy->boxy", weight, v) + bias[:, None, None]
+
+    def gelu(v):
+        return v * 0.5 * (1 + erf(v / math.sqrt(2)))
+
+    where = np.meshgrid(np.linspace(0, 1, 7), np.linspace(0, 1, 8), indexing="ij")
+    v = pointwise("lift", np.concatenate([x, np.broadcast_to(where, (4, 2, 7, 8))], axis=1))
+    v = np.pad(v, ((0, 0), (0, 0), (0, pad), (0, pad)))
+    for i in range(3):
+        weight = params[f"layer{i}.spectral.weight_re"] + 1j * params[f"layer{i}.spectral.weight_im"]
+        spectrum = np.fft.rfft2(v)
+        mixed = np.zeros((4, width, *spectrum.shape[2:]), complex)
+        for part in (slice(None, m1), slice(-m1, None)):
+            mixed[:, :, part, :m2] = np.einsum("bixy,oixy->boxy", spectrum[:, :, part, :m2], weight[:, :, part])
+        v = np.fft.irfft2(mixed, s=v.shape[2:]) + pointwise(f"layer{i}.pointwise", v)
+        v = gelu(v) if i < 2 else v
+    expected = pointwise("out", gelu(pointwise("head", v[:, :, :7, :8])))
+
+    ours, _ = TorchNetwork(architecture).apply(
+        {k: torch.tensor(p) for k, p in params.items()}, {}, torch.tensor(x), False
+    )
+    # Round-off of three layers of sums over at most 90 cells and 5 channels.
+    assert np.max(np.abs(ours.numpy() - expected)) < 1e-12 * np.max(np.abs(expected))
+
+
+def test_fno_takes_the_modes_that_the_grid_has():
+    small = parameter_shapes(build("fno", NetworkShape(1, 1, (10, 30), periodic=True)))
+    assert small["layer0.spectral.weight_re"] == (32, 32, 10, 12)
+    chosen = parameter_shapes(build("fno", NetworkShape(1, 1, (10, 30), periodic=True), modes=[2, 15], width=4))
+    assert chosen["layer0.spectral.weight_re"] == (4, 4, 4, 15)
+    with pytest.raises(ValueError, match=r"\(12, 12\) Fourier modes need .* not \(10, 30\); use at most 5 modes"):
+        build("fno", NetworkShape(1, 1, (10, 30), periodic=True), modes=12)
+    assert build("fno", NetworkShape(1, 1, (10, 30), periodic=True), modes=12, padding=14).output_shape == (1, 10, 30)
+    with pytest.raises(ValueError, match="modes has 3 entries but the grid has 2 dimensions"):
+        build("fno", NetworkShape(1, 1, (16, 16)), modes=[2, 2, 2])
+
+
+def test_fno_weights_serve_every_resolution():
+    """Finer samples of one field give the same output at the points in common.
+
+    With one Fourier layer all is linear up to the pointwise head, so that nothing is aliased; the coordinates, which
+    reach 1 at the last cell of each grid, are left out.
+    """
+    outputs = {}
+    for n in (16, 32):
+        shape = NetworkShape(1, 1, (n,), periodic=True)
+        architecture = build("fno", shape, modes=3, width=4, layers=1, head=5)
+        params, _ = initialise(architecture, np.random.default_rng(0))
+        params = {k: torch.tensor(v) for k, v in params.items()}
+        params["lift.weight"][:, 1:] = 0
+        angle = 2 * np.pi * np.arange(n) / n
+        x = torch.tensor(np.sin(angle) + 0.3 * np.cos(2 * angle))[None, None]
+        outputs[n] = TorchNetwork(architecture).apply(params, {}, x, False)[0][0, 0, :: n // 16]
+    assert outputs[16].std() > 1e-3
+    # Round-off of transforms of 32 cells.
+    np.testing.assert_allclose(outputs[16], outputs[32], rtol=1e-12)
+
+
+def test_initial_weights_of_spectral_convolutions():
+    architecture = build("fno", NetworkShape(1, 1, (16, 16), periodic=True), width=8, modes=4)
+    params, _ = initialise(architecture, np.random.default_rng(3))
+    for part in ("weight_re", "weight_im"):
+        value = 8 * 8 * params[f"layer1.spectral.{part}"]
+        assert value.min() >= 0
+        assert value.max() < 1
+        # U(0, 1) of 2048 numbers: four standard errors of the mean are 0.026.
+        assert value.mean() == pytest.approx(0.5, abs=0.026)
+    assert np.abs(params["layer1.pointwise.weight"]).max() <= 8**-0.5
+    assert not params["lift.bias"].any()
 
 
 def in_order_of_names(state):

@@ -3,8 +3,9 @@
 An `Architecture` is a list of nodes in the order of evaluation; each node applies one layer to the results
 of earlier nodes, and the last node is the output. Arrays are laid out (batch, channels, *cells), or (batch,
 features) where there is no grid; shapes in this module leave the batch out. Parameters are keyed
-`<node>.weight`, `<node>.bias`, weights are laid out (out, in, *kernel). Shapes are checked when the
-architecture is made, so a backend never meets a bad graph.
+`<node>.weight`, `<node>.bias`, weights are laid out (out, in, *kernel); a complex weight is two real
+parameters, `<node>.weight_re` and `<node>.weight_im`. Shapes are checked when the architecture is made, so a
+backend never meets a bad graph.
 """
 
 from __future__ import annotations
@@ -96,7 +97,62 @@ class Reshape:
     shape: Shape
 
 
-Layer = Dense | Conv | BatchNorm | Activation | MaxPool | Upsample | Concat | Add | Reshape
+@dataclass(frozen=True)
+class SpectralConv:
+    """y = F⁻¹[W(k) F(x)(k)]: mixes the channels of each low Fourier mode by a matrix of its own, drops the others.
+
+    Kept are the first `modes` frequencies from 0 along the last axis, which has no negative ones because x is
+    real, and along every other axis the first `modes` from 0 and the last `modes` below 0. The complex matrices
+    weight_re + i weight_im are laid out (out, in, *frequencies), frequencies as 0, 1, …, -2, -1. The inverse
+    transforms the last axis last, where frequencies 0 and n/2 of a real field are real: their imaginary parts
+    are dropped. Li et al. 2021, Fourier Neural Operator for Parametric PDEs, Eq. 4 and 5.
+    """
+
+    inputs: int
+    outputs: int
+    modes: tuple[int, ...]
+    """Per axis."""
+
+    @property
+    def weight_shape(self) -> Shape:
+        """(out, in, *frequencies) of the complex weight."""
+        return (self.outputs, self.inputs, *(2 * m for m in self.modes[:-1]), self.modes[-1])
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """Where the cells are, one channel per axis, from 0 at the first cell to 1 at the last; x gives the shape alone."""
+
+
+@dataclass(frozen=True)
+class Pad:
+    """`cells` cells of zeros behind the last cell of every axis."""
+
+    cells: int
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Without the last `cells` cells of every axis."""
+
+    cells: int
+
+
+Layer = (
+    Dense
+    | Conv
+    | BatchNorm
+    | Activation
+    | MaxPool
+    | Upsample
+    | Concat
+    | Add
+    | Reshape
+    | SpectralConv
+    | Coordinates
+    | Pad
+    | Crop
+)
 
 
 @dataclass(frozen=True)
@@ -186,19 +242,38 @@ def _output_shape(layer: Layer, inputs: list[Shape]) -> Shape:
             raise ValueError(f"BatchNorm of {features} channels got {channels}")
         case Activation(kind) if kind not in ACTIVATIONS:
             raise ValueError(f"unknown activation {kind!r}; known: {', '.join(ACTIVATIONS)}")
-        case MaxPool():
-            if not cells or any(n % 2 for n in cells):
-                raise ValueError(f"MaxPool halves the cells, which must be even along every axis, not {cells}")
-            return (channels, *(n // 2 for n in cells))
-        case Upsample():
-            if not cells:
-                raise ValueError("Upsample needs a grid")
-            return (channels, *(2 * n for n in cells))
+        case SpectralConv():
+            _check_spectral(layer, shape)
+            return (layer.outputs, *cells)
         case Reshape(new):
             if math.prod(new) != math.prod(shape):
                 raise ValueError(f"shape {shape} has {math.prod(shape)} entries and cannot become {new}")
             return tuple(new)
+        case MaxPool() | Upsample() | Coordinates() | Pad() | Crop():
+            return _resized_shape(layer, channels, cells)
     return shape
+
+
+def _resized_shape(layer: MaxPool | Upsample | Coordinates | Pad | Crop, channels: int, cells: Shape) -> Shape:
+    if not cells:
+        raise ValueError(f"{type(layer).__name__} needs a grid")
+    match layer:
+        case MaxPool():
+            if any(n % 2 for n in cells):
+                raise ValueError(f"MaxPool halves the cells, which must be even along every axis, not {cells}")
+            return (channels, *(n // 2 for n in cells))
+        case Upsample():
+            return (channels, *(2 * n for n in cells))
+        case Coordinates():
+            return (len(cells), *cells)
+        case Pad(more):
+            if more < 0:
+                raise ValueError(f"Pad adds cells, not {more}")
+            return (channels, *(n + more for n in cells))
+        case Crop(fewer):
+            if not 0 <= fewer < min(cells):
+                raise ValueError(f"Crop takes {fewer} cells from each axis of {cells}; at least one must be left")
+            return (channels, *(n - fewer for n in cells))
 
 
 def _joined_shape(layer: Concat | Add, inputs: list[Shape]) -> Shape:
@@ -226,6 +301,21 @@ def _check_conv(layer: Conv, shape: Shape) -> None:
         raise ValueError(f"kernel {layer.kernel} wraps around {cells} cells more than once; use a smaller kernel")
 
 
+def _check_spectral(layer: SpectralConv, shape: Shape) -> None:
+    channels, cells = shape[0], shape[1:]
+    if not 1 <= len(cells) <= 3:
+        raise ValueError(f"SpectralConv needs a grid of 1 to 3 dimensions, not shape {shape}")
+    if channels != layer.inputs:
+        raise ValueError(f"SpectralConv of {layer.inputs} channels got {channels}")
+    if len(layer.modes) != len(cells):
+        raise ValueError(f"{len(layer.modes)} numbers of modes for a grid of {len(cells)} dimensions")
+    # Along the last axis the real transform has n // 2 + 1 frequencies; elsewhere positive and negative ones
+    # must not overlap.
+    most = (*(n // 2 for n in cells[:-1]), cells[-1] // 2 + 1)
+    if any(not 1 <= m <= limit for m, limit in zip(layer.modes, most, strict=True)):
+        raise ValueError(f"{cells} cells have 1 to {most} Fourier modes, not {layer.modes}")
+
+
 def layer_parameters(layer: Layer, dims: int) -> dict[str, Shape]:
     """Shapes of a layer's parameters by name, in fixed order; `dims` is the number of spatial axes."""
     match layer:
@@ -238,6 +328,8 @@ def layer_parameters(layer: Layer, dims: int) -> dict[str, Shape]:
             }
         case BatchNorm(features):
             return {"weight": (features,), "bias": (features,)}
+        case SpectralConv():
+            return {"weight_re": layer.weight_shape, "weight_im": layer.weight_shape}
     return {}
 
 
@@ -259,7 +351,7 @@ def buffer_shapes(architecture: Architecture) -> dict[str, Shape]:
 
 
 def count_parameters(architecture: Architecture) -> int:
-    """Number of scalars among the parameters; buffers do not count."""
+    """Number of real scalars among the parameters, two for a complex number; buffers do not count."""
     return sum(math.prod(shape) for shape in parameter_shapes(architecture).values())
 
 

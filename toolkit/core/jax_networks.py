@@ -24,10 +24,14 @@ from toolkit.core.architecture import (
     BatchNorm,
     Concat,
     Conv,
+    Coordinates,
+    Crop,
     Dense,
     Layer,
     MaxPool,
+    Pad,
     Reshape,
+    SpectralConv,
     Upsample,
     check_input,
     node_shapes,
@@ -70,6 +74,8 @@ class JaxNetwork:
                 after |= {f"{node.name}.{name}": getattr(layer, name) for name in BUFFERS}
             elif isinstance(layer, eqx.nn.Linear | eqx.nn.Conv):
                 x = jax.vmap(_filled(layer, node.name, params, ("weight", "bias")))(inputs[0])
+            elif isinstance(layer, SpectralConvolution):
+                x = jax.vmap(_filled(layer, node.name, params, ("weight_re", "weight_im")))(inputs[0])
             else:
                 x = jax.vmap(layer)(*inputs)
             results[node.name] = x
@@ -109,6 +115,37 @@ def _moved(running: jax.Array, batch: jax.Array) -> jax.Array:
     return jax.lax.stop_gradient(moved.astype(running.dtype))
 
 
+class SpectralConvolution(eqx.Module):
+    """See `architecture.SpectralConv`; axis by axis, so that no dropped mode is transformed further."""
+
+    modes: tuple[int, ...] = eqx.field(static=True)
+    weight_re: Any = None
+    weight_im: Any = None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(outputs, *cells) of x (inputs, *cells)."""
+        *others, last = enumerate(self.modes, start=1)
+        modes = last[1]
+        z = jnp.fft.rfft(x)[..., :modes]
+        for axis, m in others:
+            z = jnp.fft.fft(z, axis=axis)
+            z = jnp.concatenate([_part(z, axis, 0, m), _part(z, axis, x.shape[axis] - m, x.shape[axis])], axis)
+        z = jnp.einsum("i...,oi...->o...", z, jax.lax.complex(self.weight_re, self.weight_im))
+        for axis, m in others:
+            shape = [x.shape[axis] - 2 * m if i == axis else n for i, n in enumerate(z.shape)]
+            gap = jnp.zeros(shape, z.dtype)
+            z = jnp.concatenate([_part(z, axis, 0, m), gap, _part(z, axis, m, 2 * m)], axis)
+            z = jnp.fft.ifft(z, axis=axis)
+        # What an inverse real transform makes of an imaginary part at frequency 0 or n/2 is up to the library.
+        frequency = jnp.arange(modes)
+        inner = ((frequency > 0) & (2 * frequency != x.shape[-1])).astype(x.dtype)
+        return jnp.fft.irfft(jax.lax.complex(z.real, z.imag * inner), n=x.shape[-1])
+
+
+def _part(x: jax.Array, axis: int, start: int, stop: int) -> jax.Array:
+    return jax.lax.slice_in_dim(x, start, stop, axis=axis)
+
+
 def _filled(module: Any, path: str, values: Mapping[str, jax.Array], names: Sequence[str]) -> Any:
     """The module with its arrays; Equinox keeps the bias of a convolution as (out, 1, …)."""
 
@@ -129,12 +166,22 @@ def _upsample(x: jax.Array) -> jax.Array:
     """Twice the cells of (channels, *cells); see `architecture.Upsample`."""
     for axis in range(1, x.ndim):
         n = x.shape[axis]
-        first, last = jax.lax.slice_in_dim(x, 0, 1, axis=axis), jax.lax.slice_in_dim(x, n - 1, n, axis=axis)
-        before = jnp.concatenate([first, jax.lax.slice_in_dim(x, 0, n - 1, axis=axis)], axis)
-        behind = jnp.concatenate([jax.lax.slice_in_dim(x, 1, n, axis=axis), last], axis)
+        first, last = _part(x, axis, 0, 1), _part(x, axis, n - 1, n)
+        before = jnp.concatenate([first, _part(x, axis, 0, n - 1)], axis)
+        behind = jnp.concatenate([_part(x, axis, 1, n), last], axis)
         pairs = jnp.stack([0.25 * before + 0.75 * x, 0.75 * x + 0.25 * behind], axis + 1)
         x = pairs.reshape(*x.shape[:axis], 2 * n, *x.shape[axis + 1 :])
     return x
+
+
+def _coordinates(x: jax.Array) -> jax.Array:
+    axes = [jnp.linspace(0, 1, n, dtype=x.dtype) for n in x.shape[1:]]
+    return jnp.stack(jnp.meshgrid(*axes, indexing="ij"))
+
+
+def _padded(x: jax.Array, cells: int) -> jax.Array:
+    """x with cells of zeros behind every axis, or without some if there are fewer than none."""
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *[(0, cells, 0)] * (x.ndim - 1)])
 
 
 def _module(layer: Layer, dims: int) -> Any:
@@ -165,3 +212,11 @@ def _module(layer: Layer, dims: int) -> Any:
             return lambda *inputs: sum(inputs[1:], start=inputs[0])
         case Reshape(shape):
             return lambda x: x.reshape(shape)
+        case SpectralConv():
+            return SpectralConvolution(layer.modes)
+        case Coordinates():
+            return _coordinates
+        case Pad(cells):
+            return lambda x: _padded(x, cells)
+        case Crop(cells):
+            return lambda x: _padded(x, -cells)

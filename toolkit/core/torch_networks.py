@@ -21,10 +21,14 @@ from toolkit.core.architecture import (
     BatchNorm,
     Concat,
     Conv,
+    Coordinates,
+    Crop,
     Dense,
     Layer,
     MaxPool,
+    Pad,
     Reshape,
+    SpectralConv,
     Upsample,
     check_input,
     layer_buffers,
@@ -110,6 +114,50 @@ class _Reshape(nn.Module):
         return x.reshape(x.shape[0], *self.shape)
 
 
+class _SpectralConv(nn.Module):
+    """See `architecture.SpectralConv`; axis by axis, so that no dropped mode is transformed further."""
+
+    def __init__(self, layer: SpectralConv):
+        super().__init__()
+        self.modes = layer.modes
+        self.weight_re = nn.Parameter(torch.empty(layer.weight_shape, device="meta"))
+        self.weight_im = nn.Parameter(torch.empty(layer.weight_shape, device="meta"))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        *others, last = enumerate(self.modes, start=2)
+        modes = last[1]
+        z = torch.fft.rfft(x)[..., :modes]
+        for axis, m in others:
+            z = torch.fft.fft(z, dim=axis)
+            z = torch.cat([z.narrow(axis, 0, m), z.narrow(axis, x.shape[axis] - m, m)], axis)
+        z = torch.einsum("bi...,oi...->bo...", z, torch.complex(self.weight_re, self.weight_im))
+        for axis, m in others:
+            shape = [x.shape[axis] - 2 * m if i == axis else n for i, n in enumerate(z.shape)]
+            z = torch.cat([z.narrow(axis, 0, m), z.new_zeros(shape), z.narrow(axis, m, m)], axis)
+            z = torch.fft.ifft(z, dim=axis)
+        # What an inverse real transform makes of an imaginary part at frequency 0 or n/2 is up to the library.
+        frequency = torch.arange(modes, device=x.device)
+        inner = ((frequency > 0) & (2 * frequency != x.shape[-1])).to(x.dtype)
+        return torch.fft.irfft(torch.complex(z.real, z.imag * inner), n=x.shape[-1])
+
+
+class _Coordinates(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        axes = [torch.linspace(0, 1, n, dtype=x.dtype, device=x.device) for n in x.shape[2:]]
+        positions = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+        return positions.expand(x.shape[0], *positions.shape)
+
+
+class _Pad(nn.Module):
+    def __init__(self, cells: int):
+        super().__init__()
+        self.cells = cells
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x with cells added behind every axis, or taken away if there are fewer than none."""
+        return nn.functional.pad(x, (0, self.cells) * (x.ndim - 2))
+
+
 def _module(layer: Layer, dims: int) -> nn.Module:
     match layer:
         case Dense():
@@ -140,3 +188,11 @@ def _module(layer: Layer, dims: int) -> nn.Module:
             return _Add()
         case Reshape(shape):
             return _Reshape(shape)
+        case SpectralConv():
+            return _SpectralConv(layer)
+        case Coordinates():
+            return _Coordinates()
+        case Pad(cells):
+            return _Pad(cells)
+        case Crop(cells):
+            return _Pad(-cells)

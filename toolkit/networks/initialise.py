@@ -2,7 +2,9 @@
 
 Weights of dense and convolutional layers are uniform in ±1/√fan_in, fan_in = inputs times kernel cells:
 torch's default (Kaiming with a = √5), which PhiML uses on torch too. Biases are zero. Batch normalisation
-starts as the identity: weight 1, bias 0, running mean 0, running variance 1.
+starts as the identity: weight 1, bias 0, running mean 0, running variance 1. Real and imaginary parts of the
+weights of a spectral convolution are uniform in [0, 1) / (inputs · outputs), as in the published Fourier
+neural operator (Li et al. 2021).
 """
 
 from __future__ import annotations
@@ -11,21 +13,23 @@ import math
 
 import numpy as np
 
-from toolkit.core.architecture import Architecture, BatchNorm, buffer_shapes, parameter_shapes
+from toolkit.core.architecture import Architecture, BatchNorm, SpectralConv, buffer_shapes, parameter_shapes
 
 Arrays = dict[str, np.ndarray]
 
 
 def initialise(architecture: Architecture, generator: np.random.Generator) -> tuple[Arrays, Arrays]:
     """(params, buffers) as float64, by layer path, in the order of `parameter_shapes` and `buffer_shapes`."""
-    norms = {node.name for node in architecture.nodes if isinstance(node.layer, BatchNorm)}
+    layers = {node.name: node.layer for node in architecture.nodes}
     params = {}
     for path, shape in parameter_shapes(architecture).items():
         layer, _, name = path.rpartition(".")
         if name == "bias":
             params[path] = np.zeros(shape)
-        elif layer in norms:
+        elif isinstance(layers[layer], BatchNorm):
             params[path] = np.ones(shape)
+        elif isinstance(layers[layer], SpectralConv):
+            params[path] = generator.random(shape) / math.prod(shape[:2])
         else:
             bound = 1 / math.sqrt(math.prod(shape[1:]))
             params[path] = generator.uniform(-bound, bound, shape)
