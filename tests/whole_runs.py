@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import netCDF4
 import numpy as np
 import xarray as xr
 
@@ -164,3 +165,14 @@ def assert_compliant(*runs: Path) -> None:
     done = subprocess.run([checker, "--test=cf:1.11", *paths], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("All tests passed!") == len(paths), done.stdout
+
+
+def samples_file(path: Path, count: int = 3, cells: dict[str, int] | None = None, **variables: tuple[str, ...]) -> Path:
+    """A netCDF file of zeros: each variable along `sample` and the dimensions given, `component` of length 2."""
+    sizes = {"sample": count, "component": 2, **(cells or {})}
+    with netCDF4.Dataset(path, "w") as dataset:
+        for dim, size in sizes.items():
+            dataset.createDimension(dim, size)
+        for name, dims in variables.items():
+            dataset.createVariable(name, "f8", ("sample", *dims))[...] = 0.0
+    return path

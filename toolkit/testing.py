@@ -19,7 +19,7 @@ from toolkit.core.streams import stream
 from toolkit.networks.initialise import initialise
 from toolkit.networks.plugin import NetworkPlugin, NetworkShape
 from toolkit.physics.grid import Grid
-from toolkit.physics.layout import field_layout
+from toolkit.physics.layout import Layout, field_layout
 from toolkit.physics.losses import L2
 from toolkit.physics.plugin import InverseSolverPlugin, PDEPlugin, Sampler
 from toolkit.physics.rollout import Rollout
@@ -86,7 +86,10 @@ def _usable_samplers(plugin: PDEPlugin, grid: Grid | None) -> list[Sampler | Non
     usable: list[Sampler | None] = []
     for sampler in plugin.samplers.values():
         required = any(f.is_required() for f in sampler.options.model_fields.values())
-        if not required and sampler.check(grid, parameters, sampler.options()) is None:
+        if required or sampler.check(grid, parameters, sampler.options()) is not None:
+            continue
+        drawn = sampler.sample(grid, parameters, sampler.options(), stream(0, "check"), 1)
+        if any(key.startswith("initial.") for key in drawn):  # a sampler of targets alone starts no simulation
             usable.append(sampler)
     return usable or [None]
 
@@ -109,7 +112,8 @@ def _case(backend: Backend, plugin: PDEPlugin, grid: Grid | None, sampler: Sampl
     parameters = plugin.parameters(**plugin.example)
     specs = plugin.fields(parameters, grid)
     layouts = {spec.name: field_layout(spec, grid) for spec in specs}
-    rollout = Rollout(backend, plugin.build(grid, parameters), layouts, {}, steps=1, dt=DT)
+    tunable = {name: Layout() for name in plugin.parameter_controls}
+    rollout = Rollout(backend, plugin.build(grid, parameters), layouts, tunable, steps=1, dt=DT)
     if sampler is None:
         rng = stream(0, "check")
         drawn = {f"initial.{n}": rng.uniform(0.5, 1.5, (SAMPLES, *layout.shape)) for n, layout in layouts.items()}
@@ -148,6 +152,7 @@ def _on_backend(name: str, plugin: PDEPlugin, grid: Grid | None, sampler: Sample
         case = _case(backend, plugin, grid, sampler)
         result = {key: backend.numpy(value) for key, value in _check_step(case).items()}
         result["gradient"] = _check_gradient(case)
+        _check_acting(case)
         for solver in plugin.inverse_solvers.values():
             _check_inverse(case, solver)
         return result
@@ -195,6 +200,28 @@ def _check_gradient(case: _Case) -> np.ndarray:
         f"the gradient is {exact:g}, differences give {numeric:g}",
     )
     return flat
+
+
+def _check_acting(case: _Case) -> None:
+    """Every declared force, source and parameter changes the state, differentiably."""
+    problem, b, plugin = case.problem, case.problem.backend, case.plugin
+    rng, values = stream(3, "check"), {}
+    for kind, names in (("force", plugin.forces), ("source", plugin.sources)):
+        for name in names:
+            shape = problem.rollout.layouts[name].shape
+            values[f"{kind}.{name}"] = rng.standard_normal((SAMPLES, *((1,) if kind == "force" else ()), *shape))
+    for name in plugin.parameter_controls:
+        values[f"parameter.{name}"] = np.full(SAMPLES, float(getattr(problem.parameters, name)))
+    for key, value in values.items():
+
+        def size(control: Any, key: str = key) -> tuple[Any, Any]:
+            final = problem.simulate({**case.x, key: control[key]}, {}).final
+            return sum(b.xp.sum(state**2) for state in final.values()), ()
+
+        _, _, gradient = b.value_and_gradient(size, {key: b.array(value, "physics")})
+        flat = b.numpy(gradient[key])
+        _require(bool(np.isfinite(flat).all()), case.name, f"the gradient of {key} is not finite")
+        _require(bool(np.any(flat != 0)), case.name, f"{key} does not act on a step")
 
 
 def _check_inverse(case: _Case, solver: InverseSolverPlugin) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numeric_cases import relative
+from phiml import math
 
 from plugins.heat import PLUGIN as HEAT
 from plugins.heat import HeatParameters
@@ -225,6 +226,20 @@ def test_shapes_are_traced_once(backend, monkeypatch):
     for samples in (2, 2, 3):
         roll.prepare({"temperature": backend.array(np.zeros((samples, 6, 4)))})
     assert len(traced) == 2
+
+
+class Clock:
+    """u' = cos t: a step that reads the time."""
+
+    def step(self, state, inputs, t, dt):
+        return {"u": state["u"] + dt * math.cos(t)}
+
+
+def test_time_has_the_precision_of_the_physics(backend):
+    roll = Rollout(backend, Clock(), {"u": Layout()}, {}, 40, 0.1)
+    found = backend.numpy(roll({"u": backend.array(np.zeros(1))}).final["u"])
+    # Single precision of t would show at 1e-8.
+    assert abs(found[0] - 0.1 * np.cos(0.1 * np.arange(40)).sum()) < 1e-14
 
 
 def _leaves(backend, result: Any) -> list[np.ndarray]:

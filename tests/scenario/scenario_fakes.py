@@ -70,6 +70,7 @@ WARM = PDEPlugin(
     dimensions=(1, 2),
     boundaries=frozenset({"periodic", "zero"}),
     forces=("u",),
+    parameter_controls=("coupling", "diffusivity"),
     samplers={
         "bumps": Sampler("bumps", _bumps, BumpsOptions, _fits),
         "targets": Sampler("targets without controls", _targets),

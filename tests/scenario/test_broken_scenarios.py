@@ -162,7 +162,10 @@ FITS = [
         "6:20: controls.start.acts_on: PDE 'warm' has no 'initial.v'; fields that accept initial: u",
     ),
     ([("initial.u", "source.u")], "fields that accept source: none"),
-    ([("initial.u", "parameter.nu")], "PDE 'warm' has no 'parameter.nu'; parameters: coupling, diffusivity"),
+    (
+        [("initial.u", "parameter.nu")],
+        "PDE 'warm' has no 'parameter.nu'; parameters that can be controls: coupling, diffusivity",
+    ),
     ([("initial.u", "u")], "6:20: controls.start.acts_on: expected initial.<field>, force.<field>"),
     (
         [("output: start", "output: stat")],

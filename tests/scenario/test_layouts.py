@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from whole_runs import samples_file
 
 from toolkit.core.errors import ScenarioError
 from toolkit.networks.plugin import NetworkShape
@@ -50,10 +51,11 @@ def test_an_observation_is_seen_once_however_many_terms_judge_it(write):
     assert _shape(path).inputs == 1
 
 
-def test_components_are_channels():
+def test_components_are_channels(tmp_path):
+    path = samples_file(tmp_path / "c.nc", p_target=("component",))
     text = "name: c\npde: cold\nloss: {type: l2, on: final.p}\nupdate: dp\n"
-    text += f"data: {{type: file, path: {__file__}}}\n"
-    network = "networks: {f: {type: mlp, output: [x, y]}}\n"
+    text += f"data: {{type: file, path: {path}}}\n"
+    network = "networks: {f: {type: mlp, output: [x, y]}}\ntrain: {batch_size: 2}\n"
     controls = "controls: {x: {acts_on: initial.p}, y: {acts_on: initial.q}}\n"
     sections = scenario_from_text(text + network + controls).sections
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import scenario_fakes
+from whole_runs import samples_file
 
 from toolkit.core.errors import ScenarioError
 from toolkit.scenario.load import load_scenario, scenario_from_text
@@ -109,7 +110,7 @@ def test_the_resolved_scenario_reads_back_as_itself(write, tmp_path):
 
 
 def test_the_resolved_scenario_names_its_data_from_anywhere(tmp_path):
-    (tmp_path / "targets.nc").write_bytes(b"")
+    samples_file(tmp_path / "targets.nc", p_target=("component",))
     path = tmp_path / "file.yaml"
     path.write_text("name: file\npde: cold\ndata: {type: file, path: targets.nc}\n")
     scenario = load_scenario(path)

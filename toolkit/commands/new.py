@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from toolkit.core.errors import ScenarioError
 from toolkit.runs.directory import check_name
 from toolkit.scenario.load import load_scenario
 
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 NAME_LINE = re.compile(r"^name:.*$", re.MULTILINE)
 
 
@@ -23,7 +25,10 @@ def new(name: str, template: str) -> int:
     if re.search(r"^extends:", text, re.MULTILINE):
         # The parent is found beside the template only: its values are written out instead.
         text = scenario.to_yaml()
-    text = NAME_LINE.sub(f"name: {name}", text, count=1)
+    # Quoted, for a name may look like a number.
+    text = NAME_LINE.sub(f"name: {json.dumps(name)}", text, count=1)
+    if not NAME.fullmatch(name):
+        raise ScenarioError(f"NAME: {name!r} cannot name a scenario; use letters, digits and `_ . -`")
     try:
         with target.open("x", encoding="utf-8") as file:
             file.write(text)

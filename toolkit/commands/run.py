@@ -9,7 +9,6 @@ from typing import Any
 from toolkit.commands import console
 from toolkit.commands.locate import scenario_path
 from toolkit.commands.validate import description
-from toolkit.core.errors import PhinverseError
 from toolkit.scenario.load import load_scenario
 from toolkit.scenario.scenario import Scenario
 from toolkit.scenario.sweep import expand
@@ -40,7 +39,7 @@ def run(
 
     with console.progress(quiet) as events:
         if scenario.sections.sweep:
-            return _sweep(scenario, out, name, events)
+            return sweep_summary(execute.run_sweep(scenario, out, name, events))
         done = execute.run(scenario, out, name, events)
     if not quiet:
         _summary(done)
@@ -59,17 +58,14 @@ def _load(path: Path, overrides: list[str], short: Mapping[str, Any], steps: int
     return load_scenario(path, [*given, f"{'train' if learns else 'time'}.steps={steps}"])
 
 
-def _sweep(scenario: Scenario, out: Path, name: str | None, events: Any) -> int:
-    from toolkit.runs import execute
-
-    path, results = execute.run_sweep(scenario, out, name, events)
-    failed = {cell: error for cell, error in results.items() if isinstance(error, PhinverseError)}
-    for cell, error in failed.items():
-        console.say(f"{cell}: {error}")
-    console.say(f"{len(results) - len(failed)} of {len(results)} cells done")
-    console.result(str(path))
-    console.hint("phinverse list runs")
-    return EXIT_MEMBERS_FAILED if failed else 0
+def sweep_summary(sweep: Any) -> int:
+    """Say which cells failed; the exit code."""
+    for cell, reason in sweep.failed.items():
+        console.say(f"{cell}: {reason}")
+    console.say(f"{len(sweep.done)} of {len(sweep.done) + len(sweep.failed)} cells done")
+    console.result(str(sweep.path))
+    console.hint("phinverse list runs" if not sweep.failed else f"phinverse resume {sweep.path}")
+    return EXIT_MEMBERS_FAILED if sweep.failed else 0
 
 
 def _summary(done: Any) -> None:
@@ -81,6 +77,7 @@ def _summary(done: Any) -> None:
             last[variable] = float(recorded[-1])
     if last:
         console.say(console.numbers(last))
-    console.say(f"fields: {done.path / 'fields.nc'}")
+    fields = done.path / "fields.nc"
+    console.say(f"fields: {fields}" if fields.is_file() else "no fields: data.validation or output.samples is 0")
     for picture in sorted((done.path / "plots").glob("*")):
         console.say(f"picture: {picture}")

@@ -221,9 +221,12 @@ class PDEPlugin:
     monitors: Callable[[Any, Grid | None], tuple[Monitor, ...]] = lambda parameters, grid: ()
     control_metrics: tuple[ControlMetric, ...] = ()
     stability: Callable[[Any, Grid | None, float], tuple[StabilityNumber, ...]] = lambda p, grid, dt: ()
-    correct_controls: Callable[[Any, State, State], dict[str, Tensor]] | None = None
-    """(parameters, controls predicted by networks, targets) -> controls that satisfy an exactly known constraint,
-    such as a conserved mean; differentiable."""
+    parameter_controls: tuple[str, ...] = ()
+    """Parameters that `step` reads from its inputs, so that `parameter.<name>` can be a control."""
+    correct_controls: Callable[[Any, State, State, frozenset[str]], dict[str, Tensor]] | None = None
+    """(parameters, controls predicted by networks, targets, keys of all else that acts: other controls, forces,
+    sources of the data) -> controls that satisfy an exactly known constraint, such as a conserved mean;
+    differentiable."""
     example: Mapping[str, Any] = field(default_factory=dict)
     """Values of the required parameters with which `toolkit.testing.check_plugin` builds it."""
     traceable: bool = True

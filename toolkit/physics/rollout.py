@@ -126,7 +126,8 @@ class Rollout:
             parameter={n: self.parameter_layouts[n].wrap(v) for n, v in parameter.items()},
         )
         wrapped = {name: self.layouts[name].wrap(value) for name, value in state.items()}
-        new = self.pde.step(wrapped, inputs, i * self.dt, self.dt)
+        # Cast first: torch would make the product of an integer and a number single precision.
+        new = self.pde.step(wrapped, inputs, self.backend.cast(i, "physics") * self.dt, self.dt)
         return {name: self.layouts[name].native(new[name], samples) for name in state}
 
     def _gates(self, flow: GradientFlow) -> tuple[dict[str, Any], dict[str, float]]:

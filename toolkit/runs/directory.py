@@ -139,6 +139,13 @@ def is_run(path: Path) -> bool:
     return (path / RECORD_FILE).is_file() or (path / SWEEP_FILE).is_file()
 
 
+def members(path: Path) -> list[Path]:
+    """The run itself, or the cells of a sweep that have begun."""
+    if (path / RECORD_FILE).is_file():
+        return [path]
+    return [cell for cell in sorted(path.iterdir()) if (cell / RECORD_FILE).is_file()]
+
+
 def list_runs(out: Path) -> list[RunSummary]:
     """All runs below a folder, oldest first, members of sweeps one by one, with their true status."""
     found = []

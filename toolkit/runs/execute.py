@@ -7,6 +7,7 @@ A run that fails or is stopped says so in `run.json` before the error goes on to
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ import xarray as xr
 
 from toolkit.core.backend import Backend, choose_device, devices, using
 from toolkit.core.errors import Interrupted, PhinverseError, ScenarioError
-from toolkit.runs import atomic, monitors, record
+from toolkit.runs import atomic, checkpoint, monitors, record
 from toolkit.runs.datasets import global_attributes
 from toolkit.runs.directory import RunDirectory, create, create_cell
 from toolkit.runs.events import SILENT, Events
+from toolkit.runs.lock import locked
 from toolkit.runs.metrics import read_metrics, write_metrics_nc
 from toolkit.runs.open import StoredRun, open_run
 from toolkit.runs.plots import write_plots
@@ -32,7 +34,9 @@ from toolkit.runs.stopping import StopRequest, stop_requests
 from toolkit.scenario.build import build
 from toolkit.scenario.load import load_scenario
 from toolkit.scenario.scenario import Scenario
-from toolkit.scenario.sweep import expand
+from toolkit.scenario.sweep import Cell, expand
+
+_log = logging.getLogger(__name__)
 
 METRICS = {
     "direction_norm": ("Euclidean norm of the update direction before clipping", "1"),
@@ -70,9 +74,8 @@ def run(
     """Run one scenario without a sweep in a new directory below `out`; raises what made it fail."""
     if scenario.sections.sweep:
         raise ScenarioError("this scenario has a sweep: run its cells with run_sweep, or remove the key `sweep`")
-    options = scenario.sections.run
     # A run that cannot start leaves no directory, whose name would then be taken.
-    choose_device(options.device, devices(options.backend), options.backend)
+    _check_device(scenario)
     directory = create(Path(out), scenario.name, scenario.content_hash(), name)
     return _run_in(directory, scenario, events, command or tuple(sys.argv), resume=False)
 
@@ -83,34 +86,20 @@ def run_sweep(
     name: str | None = None,
     events: Events = SILENT,
     command: tuple[str, ...] | None = None,
-) -> tuple[Path, dict[str, Run | PhinverseError]]:
-    """Run all cells of a sweep one after the other; a cell that fails does not stop the others.
-
-    The directory of the sweep, and by cell either its run or the error that ended it.
-    """
-    directory = create(Path(out), scenario.name, scenario.content_hash(), name)
+) -> Sweep:
+    """Run all cells of a sweep one after the other; a cell that fails does not stop the others."""
     cells = expand(scenario)
+    for cell in cells:
+        _check_device(cell.scenario)
+    directory = create(Path(out), scenario.name, scenario.content_hash(), name)
     listed = {cell.cell_id: cell.labels for cell in cells}
     atomic.write_text(directory.scenario, scenario.to_yaml())
     atomic.write_json(directory.sweep, {"started": record.utc_now(), "scenario": scenario.name, "cells": listed})
-    results: dict[str, Run | PhinverseError] = {}
-    for number, cell in enumerate(cells, start=1):
-        events.message(f"cell {number} of {len(cells)}: {cell.cell_id}")
-        member = create_cell(directory.path, cell.cell_id)
-        try:
-            results[cell.cell_id] = _run_in(member, cell.scenario, events, command or tuple(sys.argv), resume=False)
-        except Interrupted:
-            raise
-        except PhinverseError as error:
-            events.message(f"{cell.cell_id} failed: {error}")
-            results[cell.cell_id] = error
-    return directory.path, results
+    return _run_cells(directory, cells, events, command or tuple(sys.argv))
 
 
 def resume(path: str | Path, events: Events = SILENT) -> Run:
     """Go on from the last checkpoint of a run; the result is that of an uninterrupted run."""
-    if RunDirectory(Path(path)).sweep.is_file():
-        raise ScenarioError(f"{path} is a sweep; resume its interrupted cells one by one: {path}/<cell>")
     directory = open_run(path).directory
     state = record.observed(record.read(directory.record))
     if state.status == "done":
@@ -121,30 +110,87 @@ def resume(path: str | Path, events: Events = SILENT) -> Run:
     return _run_in(directory, scenario, events, state.command, resume=True)
 
 
+def resume_sweep(path: str | Path, events: Events = SILENT) -> Sweep:
+    """Finish a sweep: cells that are done stay, those that were stopped go on, those that are missing or failed run."""
+    directory = RunDirectory(Path(path))
+    return _run_cells(directory, expand(load_scenario(directory.scenario)), events, tuple(sys.argv))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The cells of a sweep that this process has looked at."""
+
+    path: Path
+    done: tuple[str, ...]
+    failed: Mapping[str, str]
+    """Why, by cell."""
+
+
+def _run_cells(directory: RunDirectory, cells: list[Cell], events: Events, command: tuple[str, ...]) -> Sweep:
+    done: list[str] = []
+    failed: dict[str, str] = {}
+    for number, cell in enumerate(cells, start=1):
+        member = create_cell(directory.path, cell.cell_id)
+        before = record.observed(record.read(member.record)).status if member.record.is_file() else ""
+        if before in ("done", "running"):
+            events.message(f"cell {number} of {len(cells)}: {cell.cell_id} is {before}")
+            done += [cell.cell_id] if before == "done" else []
+            continue
+        events.message(f"cell {number} of {len(cells)}: {cell.cell_id}")
+        try:
+            _run_in(member, cell.scenario, events, command, resume=before == "interrupted").stored.close()
+            done.append(cell.cell_id)
+        except Interrupted:
+            raise
+        except Exception as error:
+            # A bug in one cell, too, must not cost the others; its trace is in the log, its reason in run.json.
+            _log.debug("cell %s failed", cell.cell_id, exc_info=error)
+            failed[cell.cell_id] = str(error) if isinstance(error, PhinverseError) else _reason(error)
+            events.message(f"{cell.cell_id} failed: {failed[cell.cell_id]}")
+    return Sweep(directory.path, tuple(done), failed)
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _check_device(scenario: Scenario) -> None:
+    options = scenario.sections.run
+    choose_device(options.device, devices(options.backend), options.backend)
+
+
 def _run_in(directory: RunDirectory, scenario: Scenario, events: Events, command: tuple[str, ...], resume: bool) -> Run:
     """Run in a directory that this process owns; `run.json` tells the outcome whatever happens."""
     sections = scenario.sections
     options = sections.run
     with (
+        locked(directory.path),
         stop_requests() as stop,
         using(options.backend, options.device, sections.physics_precision, sections.network_precision) as backend,
     ):
         _begin(directory, scenario, backend, command, resume)
         try:
-            network = _work(directory, scenario, backend, events, stop, resume)
+            # A run that was killed before its first checkpoint starts again.
+            network = _work(
+                directory, scenario, backend, events, stop, resume and checkpoint.exists(directory.checkpoint)
+            )
         except Interrupted as error:
-            _finish(directory, scenario, "interrupted", str(error), exit_code=error.exit_code)
+            _finish(directory, "interrupted", str(error), exit_code=error.exit_code)
             raise
         except KeyboardInterrupt:
-            _finish(directory, scenario, "interrupted", "interrupted twice", exit_code=130)
+            _finish(directory, "interrupted", "interrupted twice", exit_code=130)
             raise
         except Exception as error:
-            reason = str(error) if isinstance(error, PhinverseError) else f"{type(error).__name__}: {error}"
-            _finish(directory, scenario, "failed", reason, exit_code=getattr(error, "exit_code", 1))
+            reason = str(error) if isinstance(error, PhinverseError) else _reason(error)
+            _finish(directory, "failed", reason, exit_code=getattr(error, "exit_code", 1))
             raise
-    _finish(directory, scenario, "done", None, exit_code=0)
+        _finish(directory, "done", None, exit_code=0)
     if sections.output.plots:
-        write_plots(directory.path)
+        try:
+            write_plots(directory.path)
+        except PhinverseError as error:
+            # The results are complete without pictures.
+            events.message(f"no pictures: {error}")
     return Run(directory.path, open_run(directory.path), network)
 
 
@@ -232,6 +278,6 @@ def _write_metrics(
         )
 
 
-def _finish(directory: RunDirectory, scenario: Scenario, status: str, reason: str | None, exit_code: int) -> None:
+def _finish(directory: RunDirectory, status: str, reason: str | None, exit_code: int) -> None:
     details = {**record.read(directory.record).details, "exit_code": exit_code}
     record.update(directory.record, status=status, reason=reason, details=details)

@@ -24,7 +24,7 @@ Record = dict[str, float]
 
 
 class MetricsWriter:
-    """Appends records to `metrics.jsonl`, each on disk before the call returns.
+    """Appends records to `metrics.jsonl`, each handed to the operating system before the call returns.
 
     With `resume_step`, lines of later steps are removed first: their updates will be done again. Without it
     the file starts empty.

@@ -11,6 +11,8 @@ from toolkit.physics.inverse import tensors
 from toolkit.physics.layout import Layout
 from toolkit.training.problem import Natives, Problem
 
+SMALLER = "lower time.dt, or start from smaller values"
+
 
 def measure(problem: Problem, initial: Natives, current: Natives) -> dict[str, Any]:
     """The largest value over the samples of each monitor, native scalars by name; non-finite values pass through."""
@@ -26,14 +28,13 @@ def measure(problem: Problem, initial: Natives, current: Natives) -> dict[str, A
     return result
 
 
-def check(problem: Problem, measured: Mapping[str, float], where: str) -> dict[str, float]:
-    """The plugin's monitors as numbers; DivergenceError names the monitor, its limit and the key to change."""
+def check(problem: Problem, measured: Mapping[str, float], where: str, advice: str = SMALLER) -> dict[str, float]:
+    """The plugin's monitors as numbers; DivergenceError names the monitor, its limit and the key to change, or
+    gives the `advice` where a field is not finite."""
     for name in problem.rollout.layouts:
         count = float(measured[f"nonfinite_{name}"])
         if count:
-            raise DivergenceError(
-                f"{where}: {count:.0f} values of {name} are not finite; lower time.dt, or start from smaller controls"
-            )
+            raise DivergenceError(f"{where}: {count:.0f} values of {name} are not finite; {advice}")
     result = {monitor.name: float(measured[monitor.name]) for monitor in problem.monitors}
     for monitor in problem.monitors:
         value = result[monitor.name]

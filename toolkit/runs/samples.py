@@ -7,14 +7,14 @@ with targets of these names will do.
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from toolkit.core.errors import StorageError
 from toolkit.runs import datasets, names
-
-KINDS = ("initial", "force", "source", "parameter")
+from toolkit.training.data import file_key
 
 
 def read_samples(path: Path) -> dict[str, np.ndarray]:
@@ -23,22 +23,21 @@ def read_samples(path: Path) -> dict[str, np.ndarray]:
     with datasets.open_dataset(path) as dataset:
         for name, variable in dataset.data_vars.items():
             text = str(name)
-            # What an earlier run predicted is not the truth; its `<control>_reference` is.
-            if names.SAMPLE not in variable.dims or variable.attrs.get(names.ROLE) == "control":
-                continue
-            kind, _, rest = text.partition("_")
-            if text.endswith(names.TARGET):
-                key = "target." + text.removesuffix(names.TARGET)
-            elif kind in KINDS and rest:
-                key = f"{kind}.{rest.removesuffix(names.REFERENCE)}"
-            else:
+            key = file_key(text, variable.attrs.get(names.ROLE, ""))
+            if names.SAMPLE not in variable.dims or key is None:
                 continue
             if text.endswith(names.TARGET) and names.TIME in variable.dims:
                 # A target along t begins after the first step; the frame at the start is empty.
                 variable = variable.isel({names.TIME: slice(1, None)})
             if not np.isfinite(variable.values).all():
                 raise StorageError(f"{path}: {text} holds values that are not finite")
-            result[key] = variable.transpose(names.SAMPLE, ...).values
+            result[key] = variable.transpose(*_order(variable.dims)).values
     if not result:
         raise StorageError(f"{path} holds no samples: no variable `<field>_target` along `{names.SAMPLE}`")
     return result
+
+
+def _order(dims: Sequence[Hashable]) -> list[str]:
+    """The layout of the toolkit, whatever the order in the file: sample, t, x, y, z, components."""
+    known = [names.SAMPLE, names.TIME, *names.SPACE]
+    return sorted(map(str, dims), key=lambda dim: known.index(dim) if dim in known else len(known))

@@ -29,6 +29,7 @@ from toolkit.training.calibration import calibrate
 from toolkit.training.loop import Evaluation, TrainState, evaluate, train
 from toolkit.training.problem import Batch, batch_from_tree
 
+ADVICE = "lower update.optimizer.learning_rate or update.step_size, or limit the direction with update.clip"
 GROUPS = ("params", "buffers", "optimizer")
 
 
@@ -158,7 +159,7 @@ class Session:
             sums, measured = self._program("errors", state, part)
             for name, value in sums.items():
                 totals[name] = totals.get(name, 0.0) + float(value)
-            checked = monitors.check(problem, measured, f"validation after step {state.step}")
+            checked = monitors.check(problem, measured, f"validation after step {state.step}", ADVICE)
             largest = {name: max(value, largest.get(name, value)) for name, value in checked.items()}
         result = {name: value / count for name, value in totals.items()}
         for name, value in result.items():

@@ -21,7 +21,7 @@ from toolkit.runs.results import Contents, frame_steps
 from toolkit.runs.stopping import StopRequest
 from toolkit.scenario.build import Built
 from toolkit.scenario.sections import Sections
-from toolkit.training.problem import Batch
+from toolkit.training.problem import CONTROL, Batch
 
 CHECKPOINT_SECONDS = 5.0
 """Time between checkpoints: frames after the last one are computed anew by a resumed run."""
@@ -41,7 +41,10 @@ def simulate(
     contents = Contents(sections, _samples(sections, built))
     frames = frame_steps(sections.time.steps, sections.output.every)
     batch = _cut(built.validation, contents.samples)
-    x = {**batch.context, **batch.references}
+    # Nothing is unknown: controls have their start values, or what the data say.
+    started = {control.key: built.params.get(f"{CONTROL}/{control.name}") for control in problem.controls}
+    x = {**{k: v for k, v in started.items() if v is not None}, **batch.context, **batch.references}
+    x = {key: value[: contents.samples] for key, value in x.items()}
     initial = problem.initial_state(x, {}) if x else _at_rest(built)
     state, done = _restore(directory, built) if resume else (initial, 0)
     advance = _Advance(built, x)

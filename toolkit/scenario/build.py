@@ -7,7 +7,7 @@ the scenario does not say, and everything random comes from a named stream of it
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,9 @@ from toolkit.training.data import (
     FiniteBatches,
     FixedBatch,
     InfiniteBatches,
+    Remembered,
     Source,
+    file_split,
     training_samples,
     validation_samples,
 )
@@ -62,6 +64,7 @@ def build(sections: Sections, backend: Backend, read_file: Callable[[Path], Arra
     direct = bool(sections.controls) and not sections.networks
     training, validation = _samples(sections, read_file)
     fixed = assemble(validation) if validation else None
+    problem = _monitored(problem, fixed)
     params, buffers = _initial_parameters(sections, backend, fixed)
     if sections.update is None:
         return Built(problem, params, buffers, None, None, fixed, direct)
@@ -69,6 +72,13 @@ def build(sections: Sections, backend: Backend, read_file: Callable[[Path], Arra
     if fixed is None and sections.data is None:
         fixed = Batch()
     return Built(problem, params, buffers, build_trainer(sections, problem), batches, fixed, direct)
+
+
+def _monitored(problem: Problem, batch: Batch | None) -> Problem:
+    """Without the monitors that do not apply where the data bring forces or sources."""
+    acting = {key.partition(".")[0] for key in batch.context} if batch else set()
+    kinds = acting & {"force", "source"}
+    return replace(problem, monitors=tuple(m for m in problem.monitors if not kinds & set(m.without)))
 
 
 def build_problem(sections: Sections, backend: Backend) -> Problem:
@@ -183,7 +193,7 @@ def _samples(sections: Sections, read_file: Callable[[Path], Arrays]) -> tuple[S
     if data is None:
         return None, {}
     if data.path is not None:
-        return _split_file(data, read_file(data.path))
+        return _split_file(sections, data, read_file(data.path))
     source = Source(_draw(sections, data), data.seed)
     validation = validation_samples(source, data.validation) if data.validation else {}
     return (source if data.train is None else training_samples(source, data.train)), validation
@@ -195,16 +205,13 @@ def _draw(sections: Sections, data: DataChoice) -> Callable[[np.random.Generator
     return lambda generator, count: sampler.sample(grid, parameters, data.options, generator, count)
 
 
-def _split_file(data: DataChoice, arrays: Arrays) -> tuple[Arrays, Arrays]:
-    """The last `validation` samples are for validation, the first `train` of the others for training."""
+def _split_file(sections: Sections, data: DataChoice, arrays: Arrays) -> tuple[Arrays, Arrays]:
+    """The last `validation` samples are for validation, the first `train` of the others for training; a simulation
+    or direct optimisation takes the whole file unless `validation` says how many."""
     count = len(next(iter(arrays.values())))
-    training = count - data.validation if data.train is None else data.train
-    if training < 1 or training + data.validation > count:
-        raise ScenarioError(
-            f"data: {data.path} holds {count} samples, the scenario asks for {training} to train and "
-            f"{data.validation} to validate"
-        )
-    validation = {key: value[count - data.validation :] for key, value in arrays.items()} if data.validation else {}
+    whole = not (sections.update and sections.networks)
+    training, held_out = file_split(count, data.train, data.validation, whole)
+    validation = {key: value[count - held_out :] for key, value in arrays.items()} if held_out else {}
     return {key: value[:training] for key, value in arrays.items()}, validation
 
 
@@ -219,7 +226,7 @@ def _batches(
         # Every sample has its own control: all of them, always.
         return FixedBatch(fixed or Batch())
     if isinstance(training, Source):
-        return InfiniteBatches(training, assemble, sections.train.batch_size)
+        return Remembered(InfiniteBatches(training, assemble, sections.train.batch_size))
     if sections.update is not None and sections.update.optimizer.type == "lbfgs":
         return FixedBatch(assemble(training))
-    return FiniteBatches(training, assemble, sections.train.batch_size, sections.run.seed)
+    return Remembered(FiniteBatches(training, assemble, sections.train.batch_size, sections.run.seed))

@@ -8,6 +8,7 @@ import numpy as np
 
 from toolkit.core.optimizers import OPTIMIZERS
 from toolkit.scenario import kinds
+from toolkit.scenario.check_file import check_file, check_given
 from toolkit.scenario.layouts import control_layout, observation_layout, target_keys
 from toolkit.scenario.problems import KeyPath
 from toolkit.scenario.report import Report, listed
@@ -27,11 +28,13 @@ def check_data(sections: Sections, report: Report) -> None:
     if learned and sections.networks and data.train is not None and sections.train.batch_size > data.train:
         message = f"a batch of {sections.train.batch_size} needs more than the {data.train} samples of data.train"
         report.add(("train", "batch_size"), f"{message}; lower it to {data.train} or raise data.train")
-    if learned and not sections.networks and data.validation == 0:
-        message = "without networks the validation samples are those whose controls are optimised"
-        report.add(("data", "validation"), f"{message}; expected 1 or more")
     if data.sampler is None:
+        check_file(sections, data, report)
         return
+    if not (learned and sections.networks) and data.validation == 0:
+        what = "whose controls are optimised" if learned else "that are simulated"
+        message = f"without networks the validation samples are those {what}"
+        report.add(("data", "validation"), f"{message}; expected 1 or more")
     objection = data.sampler.check(sections.grid, sections.pde.options, data.options)
     if objection:
         # Samplers may begin with the key that is to blame.
@@ -57,7 +60,11 @@ def _check_samples(sections: Sections, data: DataChoice, report: Report) -> None
     """Draw one sample: which keys a sampler gives, and in which shape, only the sampler knows."""
     assert data.sampler is not None
     generator = np.random.default_rng(data.seed)
-    drawn = data.sampler.sample(sections.grid, sections.pde.options, data.options, generator, 1)
+    try:
+        drawn = data.sampler.sample(sections.grid, sections.pde.options, data.options, generator, 1)
+    except MemoryError:
+        report.add(("grid", "cells"), "not even one sample of this grid fits into memory; use fewer cells")
+        return
     layouts = {c.acts_on: control_layout(sections, c) for c in sections.controls.values()}
     layouts.update({f"target.{k.partition('.')[2]}": observation_layout(sections, k) for k in target_keys(sections)})
     for key, values in drawn.items():
@@ -65,15 +72,7 @@ def _check_samples(sections: Sections, data: DataChoice, report: Report) -> None
             shape = layouts[key].shape
             message = f"sampler {data.type!r} gives {key} in the shape {values.shape[1:]}, expected {shape}"
             report.add(("data", "type"), message)
-    controls = [c.acts_on for c in sections.controls.values()]
-    unknown = [key for key in controls if key not in drawn]
-    untold = [key for key in target_keys(sections) if f"target.{key.partition('.')[2]}" not in drawn]
-    if untold and unknown and sections.update:
-        message = f"sampler {data.type!r} gives {listed(drawn)}: neither the target {listed(untold)} nor"
-        report.add(("data", "type"), f"{message} the true controls ({listed(unknown)}) to simulate it from")
-    if sections.update and "control_reference" in sections.update.plugin.needs and unknown:
-        message = f"update rule {sections.update.type!r} needs the true control {listed(unknown)}"
-        report.add(("update", "type"), f"{message}; sampler {data.type!r} gives {listed(drawn)}")
+    check_given(sections, f"sampler {data.type!r}", list(drawn), ("data", "type"), report)
 
 
 def check_update(sections: Sections, report: Report) -> None:
@@ -92,6 +91,9 @@ def check_update(sections: Sections, report: Report) -> None:
     if "every_step" in update.plugin.needs and not any(n.every_step for n in sections.networks.values()):
         message = f"update rule {update.type!r} needs a network in the loop; set `every_step: true` in networks"
         report.add(("update", "type"), message)
+    if "control_reference" in update.plugin.needs and any(n.every_step for n in sections.networks.values()):
+        message = f"update rule {update.type!r} compares with true controls, which a network in the loop has none of"
+        report.add(("update", "type"), f"{message}; use 'dp'")
     _check_solver(sections, update, report)
     _check_optimizer(sections, update, report)
 
@@ -135,6 +137,9 @@ def _check_newton_step(sections: Sections, name: str, report: Report) -> None:
     """A solver that inverts y is handed the Newton step of the loss in y, term by term."""
     solvers = kinds.inverse_solvers(sections.pde.plugin)
     others = listed(other for other, solver in solvers.items() if solver.works_on == "loss")
+    if len({term.weight for term in sections.loss}) > 1:
+        message = f"inverse solver {name!r} starts from Newton steps in y, from which weights cancel"
+        report.add(("loss",), f"{message}; give all terms one weight, or use a solver that works on the loss: {others}")
     seen: set[str] = set()
     for i, term in enumerate(sections.loss):
         path: KeyPath = ("loss", i) if len(sections.loss) > 1 else ("loss",)
@@ -163,6 +168,8 @@ def _check_optimizer(sections: Sections, update: UpdateChoice, report: Report) -
             f"{name} searches along a line for the minimum of a function, but the direction of "
             f"{update.type!r} is not the gradient of one; use {allowed}",
         )
+    if update.clip is not None:
+        report.add(("update", "clip"), f"{name} chooses its own step length; remove `clip` or use another optimizer")
     data = sections.data
     # Without networks the controls of one batch are optimised, and that batch is fixed.
     if sections.networks and data is not None and not _fixed_batch(sections, data):

@@ -7,6 +7,7 @@ optimizer.
 from __future__ import annotations
 
 import numpy as np
+from pydantic import ValidationError
 
 from toolkit.core.architecture import buffer_shapes
 from toolkit.core.registry import suggestion
@@ -38,13 +39,17 @@ def _control(sections: Sections, control: Control, report: Report) -> bool:
         "initial": tuple(sections.fields),
         "force": plugin.forces,
         "source": plugin.sources,
-        "parameter": tuple(plugin.parameters.model_fields),
+        "parameter": plugin.parameter_controls,
     }[control.role]
     path: KeyPath = ("controls", control.name, "acts_on")
     if control.target not in accepting:
-        what = "parameters" if control.role == "parameter" else f"fields that accept {control.role}"
+        what = (
+            "parameters that can be controls" if control.role == "parameter" else f"fields that accept {control.role}"
+        )
         message = f"PDE {plugin.name!r} has no {control.acts_on!r}; {what}: {listed(accepting)}"
         report.add(path, message)
+        return False
+    if not _free_name(sections, control.name, report):
         return False
     twins = [c.name for c in sections.controls.values() if c.acts_on == control.acts_on]
     if twins[0] != control.name:
@@ -53,6 +58,20 @@ def _control(sections: Sections, control: Control, report: Report) -> bool:
     if control.initial is None:
         return True
     return _initial_value(sections, control, report)
+
+
+def _free_name(sections: Sections, name: str, report: Report) -> bool:
+    """Whether a variable of this name has room in the datasets beside dimensions, fields and what belongs to them."""
+    axes = sections.grid.axes if sections.grid else ()
+    taken = {"sample", "t", "step", "component", *axes}
+    taken |= {f"{field}_target" for field in sections.fields}
+    taken |= {f"{other}_reference" for other in sections.controls}
+    if sections.networks:
+        # A direct optimisation may call its control like the field it sets: the two are the same numbers.
+        taken |= set(sections.fields)
+    if name in taken:
+        report.add(("controls", name), f"{name!r} is the name of another variable in the results", at_key=True)
+    return name not in taken
 
 
 def _initial_value(sections: Sections, control: Control, report: Report) -> bool:
@@ -69,6 +88,18 @@ def _initial_value(sections: Sections, control: Control, report: Report) -> bool
         np.broadcast_to(start, shape)
     except ValueError:
         report.add(path, f"expected {wanted} for {control.acts_on}, got the shape {start.shape}")
+        return False
+    return control.role != "parameter" or _allowed_parameter(sections, control, report)
+
+
+def _allowed_parameter(sections: Sections, control: Control, report: Report) -> bool:
+    """Whether the start value of a parameter is one that the PDE would accept in its section."""
+    pde = sections.pde
+    try:
+        pde.plugin.parameters.model_validate({**pde.options.model_dump(), control.target: control.initial})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        report.add(("controls", control.name, "initial"), f"pde.{control.target}: {first['msg']}")
         return False
     return True
 
@@ -118,6 +149,7 @@ def _network(sections: Sections, network: NetworkChoice, report: Report) -> bool
 
 def _sources_of_controls(sections: Sections, report: Report) -> None:
     """Every control comes from exactly one network, or from a start value."""
+    mixed = bool(sections.networks) and any(c.initial is not None for c in sections.controls.values())
     for name, control in sections.controls.items():
         givers = [network.name for network in sections.networks.values() if name in network.output]
         path: KeyPath = ("controls", name)
@@ -125,6 +157,10 @@ def _sources_of_controls(sections: Sections, report: Report) -> None:
             report.add(path, f"two networks give this control: {listed(givers)}; expected one", at_key=True)
         elif givers and control.initial is not None:
             message = f"network {givers[0]!r} gives this control, so it has no start value; remove `initial`"
+            report.add((*path, "initial"), message)
+        elif mixed and not givers and control.initial is not None:
+            # One value per sample, while a network sees other samples at every step.
+            message = "a start value belongs to a direct optimisation, here networks are trained; make it an output"
             report.add((*path, "initial"), message)
         elif not givers and control.initial is None:
             message = "nothing gives this control: make it `output` of a network, or optimise it from `initial`"
@@ -148,7 +184,7 @@ def _architectures(sections: Sections, report: Report) -> None:
 def _output(sections: Sections, report: Report) -> None:
     if sections.output.format == "zarr":
         report.add(("output", "format"), "zarr is not written by this version yet; expected 'netcdf'")
-    known = [*sections.fields, *sections.controls]
+    known = list(dict.fromkeys([*sections.fields, *sections.controls]))
     for i, name in enumerate(sections.output.fields or ()):
         if name not in known:
             report.add(("output", "fields", i), f"no field or control {name!r}{suggestion(name, known)}")

@@ -89,10 +89,14 @@ def describe(scenario: Scenario) -> Description:
         FieldSummary(spec.name, field_layout(spec, grid).shape, spec.units) for spec in sections.fields.values()
     )
     controls = tuple(
-        FieldSummary(control.name, control_layout(sections, control).shape) for control in sections.controls.values()
+        FieldSummary(control.name, control_layout(sections, control).shape, _units(sections, control.target))
+        for control in sections.controls.values()
     )
     observed = dict.fromkeys(term.on for term in sections.loss)
-    observations = tuple(FieldSummary(key, observation_layout(sections, key).shape) for key in observed)
+    observations = tuple(
+        FieldSummary(key, observation_layout(sections, key).shape, _units(sections, key.partition(".")[2]))
+        for key in observed
+    )
     networks = tuple(_network(sections, name) for name in sections.networks)
     trained = sum(network.parameters for network in networks)
     trained += sum(c.size for c in controls if sections.controls[c.name].initial is not None)
@@ -110,6 +114,11 @@ def describe(scenario: Scenario) -> Description:
         stability=tuple(pde.plugin.stability(pde.options, grid, sections.time.dt)),
         sweep_cells=len(expand(scenario)),
     )
+
+
+def _units(sections: Sections, name: str) -> str:
+    """Units of a field; `1` for a parameter, whose units are words."""
+    return sections.fields[name].units if name in sections.fields else "1"
 
 
 def _network(sections: Sections, name: str) -> NetworkSummary:

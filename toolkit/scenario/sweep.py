@@ -37,7 +37,9 @@ class Cell:
     @property
     def cell_id(self) -> str:
         """Name of its directory: labels one can read, and a hash that makes it unique and stable."""
-        words = "-".join(f"{axis.rpartition('.')[2]}={_word(label)}" for axis, label in self.labels.items())
+        last = [axis.rpartition(".")[2] for axis in self.labels]
+        short = {axis: axis if last.count(word) > 1 else word for axis, word in zip(self.labels, last, strict=True)}
+        words = "-".join(f"{short[axis]}={_word(label)}" for axis, label in self.labels.items())
         slug = re.sub(r"[^A-Za-z0-9=_.+-]+", "_", words)[:60].strip("-._")
         return f"{slug or 'cell'}-{self.scenario.content_hash()[:8]}"
 

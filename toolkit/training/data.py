@@ -111,6 +111,20 @@ class FixedBatch:
         return self.batch
 
 
+@dataclass
+class Remembered:
+    """Batches of which the last one is kept, because validation looks at it again."""
+
+    batches: Callable[[int], Batch]
+    _last: tuple[int, Batch] | None = None
+
+    def __call__(self, step: int) -> Batch:
+        """The batch of step number `step`, made once while steps do not change."""
+        if self._last is None or self._last[0] != step:
+            self._last = (step, self.batches(step))
+        return self._last[1]
+
+
 Batches = Callable[[int], Batch]
 
 
@@ -122,6 +136,25 @@ def training_samples(source: Source, count: int) -> Arrays:
 def validation_samples(source: Source, count: int) -> Arrays:
     """The validation set, which no training batch shares a stream with."""
     return source.draw(stream(source.seed, "validation"), count)
+
+
+def file_key(name: str, role: str = "") -> str | None:
+    """Key of a variable in a file of samples: `<field>_target` is `target.<field>`, `initial_<field>` (or force_,
+    source_, parameter_, with or without `_reference`) is `initial.<field>`; None for what is neither."""
+    kind, _, rest = name.partition("_")
+    if name.endswith("_target"):
+        return "target." + name.removesuffix("_target")
+    # What an earlier run predicted is not the truth; its `<control>_reference` is.
+    if kind in ("initial", "force", "source", "parameter") and rest and role != "control":
+        return f"{kind}.{rest.removesuffix('_reference')}"
+    return None
+
+
+def file_split(count: int, train: int | None, validation: int, whole: bool) -> tuple[int, int]:
+    """(training, validation) samples of a file; `whole`: nothing is trained on batches, all samples may be used."""
+    if whole:
+        return 0, validation or count
+    return (count - validation if train is None else train), validation
 
 
 def tree_shapes(batch: Batch) -> dict[str, Any]:

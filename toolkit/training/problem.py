@@ -129,6 +129,7 @@ class Problem:
                 self.parameters,
                 tensors(x, {key: self.control_layouts[key] for key in x}),
                 tensors(batch.targets, {key: self.observations[key] for key in batch.targets}),
+                frozenset({*batch.context, *(control.key for control in self.controls)} - set(x)),
             )
             samples = next(iter(x.values())).shape[0]
             x = {key: self.control_layouts[key].native(corrected[key], samples) for key in x}

@@ -1,0 +1,33 @@
+"""One writer per run directory: a lock that the operating system drops when its process ends, however it ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from toolkit.core.errors import ScenarioError
+
+if sys.platform != "win32":
+    import fcntl
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Own the directory inside the block; ScenarioError if another process does. Windows cannot lock a folder."""
+    if sys.platform == "win32":
+        yield
+        return
+    # The folder itself is locked: any file in it is replaced now and then, and a lock file would have to be kept.
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise ScenarioError(f"{directory} is in use by another process; wait for it, or stop it first") from None
+    try:
+        yield
+    finally:
+        os.close(handle)

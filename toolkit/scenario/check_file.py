@@ -1,0 +1,116 @@
+"""Whether a file of samples fits the scenario: names, dimensions, grid and number of samples, from its header."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import netCDF4
+import numpy as np
+
+from toolkit.physics.layout import Layout
+from toolkit.scenario.layouts import control_layout, observation_layout, target_keys
+from toolkit.scenario.report import Report, listed
+from toolkit.scenario.sections import DataChoice, Sections
+from toolkit.training.data import file_key, file_split
+
+PATH = ("data", "path")
+
+
+def check_file(sections: Sections, data: DataChoice, report: Report) -> None:
+    """Add a finding for whatever would stop a run on this file."""
+    assert data.path is not None
+    if not data.path.is_file():
+        return  # reported where the path is resolved
+    try:
+        with netCDF4.Dataset(data.path) as dataset:
+            _check(sections, data, dataset, report)
+    except (OSError, RuntimeError) as error:
+        report.add(PATH, f"cannot read {data.path.name} as netCDF: {error}")
+
+
+def _check(sections: Sections, data: DataChoice, dataset: Any, report: Report) -> None:
+    found = {
+        key: variable
+        for name, variable in dataset.variables.items()
+        if "sample" in variable.dimensions and (key := file_key(name, getattr(variable, "role", ""))) is not None
+    }
+    if not found:
+        report.add(PATH, f"{data.path} holds no samples: no variable <field>_target or initial_<field> along `sample`")
+        return
+    _check_counts(sections, data, len(dataset.dimensions["sample"]), report)
+    _check_coordinates(sections, dataset, report)
+    layouts = _layouts(sections)
+    for key, variable in found.items():
+        if key in layouts:
+            _check_shape(key, variable, layouts[key], report)
+    check_given(sections, "the file", list(found), ("data", "path"), report)
+
+
+def _layouts(sections: Sections) -> dict[str, Layout]:
+    layouts = {control.acts_on: control_layout(sections, control) for control in sections.controls.values()}
+    for key in target_keys(sections):
+        layouts[f"target.{key.partition('.')[2]}"] = observation_layout(sections, key)
+    return layouts
+
+
+def _check_counts(sections: Sections, data: DataChoice, count: int, report: Report) -> None:
+    whole = not (sections.update and sections.networks)
+    training, validation = file_split(count, data.train, data.validation, whole)
+    if validation > count or (not whole and (training < 1 or training + validation > count)):
+        message = f"the file holds {count} samples; data.train and data.validation ask for {training} and {validation}"
+        report.add(PATH, message)
+    elif not whole and sections.train.batch_size > training:
+        message = f"a batch of {sections.train.batch_size} needs more than the {training} training samples of the file"
+        report.add(("train", "batch_size"), message)
+
+
+def _check_coordinates(sections: Sections, dataset: Any, report: Report) -> None:
+    grid = sections.grid
+    for axis in grid.axes if grid else ():
+        assert grid is not None
+        if axis not in dataset.variables:
+            continue
+        there, here = np.asarray(dataset.variables[axis][:], float), grid.coordinates(axis)
+        # A thousandth of a cell: more than single precision loses, less than any difference of meaning.
+        if there.shape != here.shape or np.max(np.abs(there - here)) > 1e-3 * grid.extent[axis] / grid.cells[axis]:
+            message = (
+                f"cells along {axis} of {dataset.filepath()} are not those of the grid: {_span(there)} in the file"
+            )
+            report.add(("grid", "cells"), f"{message}, {_span(here)} here")
+
+
+def _span(values: np.ndarray) -> str:
+    return f"{values.size} from {values[0]:g} to {values[-1]:g}" if values.size else "none"
+
+
+def _check_shape(key: str, variable: Any, layout: Layout, report: Report) -> None:
+    """Dimensions by name, whatever their order in the file."""
+    sizes: Mapping[str, int] = dict(zip(variable.dimensions, variable.shape, strict=True))
+    wanted = dict(layout.cells or {})
+    if layout.steps is not None:
+        # A target along t has an empty first frame, at the start.
+        wanted["t"] = layout.steps + (1 if key.startswith("target.") else 0)
+    rest = {dim: n for dim, n in sizes.items() if dim != "sample" and dim not in wanted}
+    components = [n for dim, n in rest.items() if dim == "component" or dim.endswith("_component")]
+    fits = all(sizes.get(dim) == n for dim, n in wanted.items()) and len(rest) == len(components)
+    if not fits or components != ([len(layout.components)] if layout.components else []):
+        wanted |= {"component": len(layout.components)} if layout.components else {}
+        message = f"{variable.name} has {_words(sizes)}, expected {_words({'sample': sizes['sample'], **wanted})}"
+        report.add(PATH, message)
+
+
+def _words(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{dim}: {n}" for dim, n in sizes.items())
+
+
+def check_given(sections: Sections, source: str, given: list[str], path: tuple[str, ...], report: Report) -> None:
+    """Whether samples with these keys hold what loss and rule need."""
+    unknown = [c.acts_on for c in sections.controls.values() if c.acts_on not in given]
+    untold = [key for key in target_keys(sections) if f"target.{key.partition('.')[2]}" not in given]
+    if untold and unknown and sections.update:
+        message = f"{source} gives {listed(given)}: neither the target {listed(untold)} nor"
+        report.add(path, f"{message} the true controls ({listed(unknown)}) to simulate it from")
+    if sections.update and "control_reference" in sections.update.plugin.needs and unknown:
+        message = f"update rule {sections.update.type!r} needs the true control {listed(unknown)}"
+        report.add(("update", "type"), f"{message}; {source} gives {listed(given)}")
