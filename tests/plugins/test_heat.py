@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,13 @@ from toolkit.physics.layout import Layout
 from toolkit.physics.losses import L2
 from toolkit.physics.plugin import Inputs
 from toolkit.physics.rollout import Controls, Rollout
-from toolkit.training.problem import Control, LossTerm, Problem
+from toolkit.scenario.build import build
+from toolkit.scenario.load import load_scenario
+from toolkit.scenario.sweep import expand
+from toolkit.training.loop import evaluate, train
+from toolkit.training.problem import Batch, Control, LossTerm, Problem
 
+SCENARIOS = Path(__file__).resolve().parents[2] / "scenarios"
 SAMPLER = PLUGIN.samplers["hot_rectangles"]
 CELLS = {"x": 12, "y": 10, "z": 8}
 D, DT = 0.7, 0.3
@@ -326,7 +332,11 @@ def test_predictions_take_the_mean_of_the_target(match):
     x, y = (math.tensor(rng.standard_normal((3, 8)), batch("sample"), spatial("x")) for _ in range(2))
     parameters = HeatParameters(diffusivity=1.0, match_mean=match)
     assert PLUGIN.correct_controls is not None
-    shifted = PLUGIN.correct_controls(parameters, {"initial.temperature": x}, {"final.temperature": y})
+    x_y = {"initial.temperature": x}, {"final.temperature": y}
+    # A source adds heat: then the mean of the target is not that of the start.
+    heated = PLUGIN.correct_controls(parameters, *x_y, frozenset({"source.temperature"}))
+    assert heated["initial.temperature"] is x
+    shifted = PLUGIN.correct_controls(parameters, *x_y, frozenset({"parameter.diffusivity"}))
     found, given, wanted = (t.numpy("sample,x") for t in (shifted["initial.temperature"], x, y))
     expected = given + (wanted.mean(1) - given.mean(1))[:, None] if match else given
     assert np.allclose(found, expected, atol=1e-15)
@@ -337,3 +347,83 @@ def test_monitor_sees_a_drifting_mean():
     u = math.tensor([[1.0, -1.0, 1.0, -1.0], [2.0, 2.0, 2.0, 2.0]], batch("sample"), spatial("x"))
     drift = monitor.measure({"temperature": u}, {"temperature": u + 0.5}).numpy("sample")
     assert np.allclose(drift, [0.5, 0.25], rtol=1e-14)
+
+
+# --- metric and direct optimisation -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", ["x", "xy"])
+def test_clipped_l1_is_that_of_numpy(backend, shape):
+    rng = np.random.default_rng(0)
+    g = grid(shape, 1.0)
+    x, truth = rng.standard_normal((2, 4, *g.shape))
+    layout = Layout((), dict(g.cells))
+    problem = Problem(
+        backend=backend,
+        plugin=PLUGIN,
+        parameters=HeatParameters(diffusivity=D),
+        grid=g,
+        rollout=rollout(backend, g),
+        controls=(Control("u0", "initial.temperature", layout),),
+        networks=(),
+        terms=(),
+        observations={},
+    )
+    native = {"initial.temperature": backend.array(x, "physics")}
+    references = {"initial.temperature": backend.array(truth, "physics")}
+    found = problem.control_metrics(native, Batch(references=references))
+    assert list(found) == ["clipped_l1"]
+    expected = np.sum(np.abs(np.maximum(x, 0) - truth).reshape(4, -1), axis=1)
+    # A sum of at most 120 terms.
+    np.testing.assert_allclose(backend.numpy(found["clipped_l1"]), expected, rtol=1e-14)
+    assert problem.control_metrics(native, Batch()) == {}
+
+
+def test_clipped_l1_clips_temperatures_alone(backend):
+    """A force may cool and a diffusivity has no cells; both count as they are."""
+    (metric,) = PLUGIN.control_metrics
+    rng = np.random.default_rng(1)
+    u, u_true = rng.standard_normal((2, 3, 5))
+    f, f_true = rng.standard_normal((2, 3, 4, 5))
+    d, d_true = rng.standard_normal((2, 3))
+
+    def state(u: Any, f: Any, d: Any) -> dict[str, Any]:
+        return {
+            "initial.temperature": math.tensor(u, batch("sample"), spatial("x")),
+            "force.temperature": math.tensor(f, batch("sample,t"), spatial("x")),
+            "parameter.diffusivity": math.tensor(d, batch("sample")),
+        }
+
+    found = metric.measure(None, state(u, f, d), {}, state(u_true, f_true, d_true))
+    expected = np.abs(np.maximum(u, 0) - u_true).sum(1) + np.abs(f - f_true).sum((1, 2)) + np.abs(d - d_true)
+    np.testing.assert_allclose(found.numpy("sample"), expected, rtol=1e-14)
+
+
+# Both backends' steps are tested above; compiling the search of L-BFGS on JAX would take longest here.
+@pytest.mark.parametrize("backend", ["torch"], indirect=True)
+def test_fields_optimised_one_by_one_are_found_by_sip_and_not_by_gradient_descent(backend):
+    """The scenario with few samples on a quarter of the grid; three steps of each rule from zero."""
+    small = {"grid": {"cells": {"x": 32, "y": 32}, "extent": {"x": 32, "y": 32}}, "data.validation": 4}
+    found, start = {}, np.zeros(4)
+    for cell in expand(load_scenario(SCENARIOS / "heat_direct.yaml", small)):
+        built = build(cell.scenario.sections, backend, lambda path: {})
+        assert built.trainer is not None
+        assert built.batches is not None
+        assert built.validation is not None
+        state = built.trainer.start(built.params, built.buffers)
+        assert not any(np.any(backend.numpy(v)) for v in state.params.values())
+        start = backend.numpy(evaluate(built.problem, state.params, {}, built.validation).loss)
+        for now, _ in train(built.trainer, state, built.batches, 3):
+            state = now
+        result = evaluate(built.problem, state.params, {}, built.validation)
+        assert result.control_error is not None
+        arrays = (result.loss, result.control_error, result.control_metrics["clipped_l1"])
+        found[cell.labels["rule"]] = [backend.numpy(v) for v in arrays]
+    loss, error, clipped = found["sip"]
+    assert np.max(loss) < 1e-10
+    # Gradient descent has found the longest waves alone; L-BFGS lowers the sum of all losses.
+    slow, slow_error, slow_clipped = found["gradient_descent"]
+    assert np.all((slow < start) & (slow > 1e6 * loss))
+    assert np.all(error < 0.5 * slow_error)
+    assert np.all(clipped < slow_clipped)
+    assert np.max(loss) < np.sum(found["lbfgs"][0]) < np.sum(start)
