@@ -22,7 +22,7 @@ def references(backend, batch):
 
 def test_a_batch_of_an_infinite_source_is_a_function_of_seed_and_step(backend):
     one, other, shifted = case(backend), case(backend), case(backend, seed=2)
-    assert isinstance(one.batches, InfiniteBatches)
+    assert isinstance(one.batches.batches, InfiniteBatches)
     other.batches(0)  # what was drawn before does not matter
     fourth = references(backend, one.batches(4))
     assert np.array_equal(fourth, references(backend, other.batches(4)))
@@ -41,7 +41,7 @@ def test_training_and_validation_share_no_sample(backend, train):
 
 def test_a_finite_source_shows_every_sample_once_per_epoch_in_a_new_order(backend):
     c = case(backend, train=6)
-    assert isinstance(c.batches, FiniteBatches)
+    assert isinstance(c.batches.batches, FiniteBatches)
     epochs = [np.concatenate([references(backend, c.batches(2 * e + k)) for k in range(2)]) for e in range(3)]
     rows = [[u.tobytes() for u in epoch] for epoch in epochs]
     assert len(set(rows[0])) == 6
@@ -112,5 +112,14 @@ def test_a_batch_survives_its_tree(backend):
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_training_samples_are_as_many_as_asked_for(backend, count):
-    source = case(backend).batches.source
+    source = case(backend).batches.batches.source
     assert training_samples(source, count)[INITIAL].shape == (count, 8)
+
+
+def test_the_last_batch_is_kept(backend):
+    """Validation looks at the last training batch again; it is not drawn and simulated a second time."""
+    c = case(backend)
+    first = c.batches(3)
+    assert c.batches(3) is first
+    assert c.batches(4) is not first
+    assert np.array_equal(references(backend, c.batches(3)), references(backend, first))
