@@ -52,10 +52,7 @@ class ClippedNewtonOptions(Options):
     """Options of the Newton step with limited length."""
 
     max_step: float = option(
-        0.5,
-        gt=0,
-        description="largest |Δx|; the default keeps the step of ½ far above the target and cuts off the pole "
-        "(published: 0.1)",
+        0.1, gt=0, description="largest |Δx|; cuts off the pole at y = y*/2, where plain Newton diverges"
     )
 
 
@@ -140,7 +137,7 @@ def _uniform(
 ) -> dict[str, np.ndarray]:
     """x* uniform in the interval."""
     low, high = options.interval
-    return {"initial.x": high - (high - low) * rng.random(count)}
+    return {"initial.x": rng.uniform(low, high, count)}
 
 
 def _check_uniform(grid: Grid | None, parameters: Any, options: UniformOptions) -> str | None:

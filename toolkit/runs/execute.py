@@ -123,7 +123,7 @@ class Sweep:
     path: Path
     done: tuple[str, ...]
     failed: Mapping[str, str]
-    """Why, by cell."""
+    """Why a cell is not done, by cell."""
 
 
 def _run_cells(directory: RunDirectory, cells: list[Cell], events: Events, command: tuple[str, ...]) -> Sweep:
@@ -134,7 +134,10 @@ def _run_cells(directory: RunDirectory, cells: list[Cell], events: Events, comma
         before = record.observed(record.read(member.record)).status if member.record.is_file() else ""
         if before in ("done", "running"):
             events.message(f"cell {number} of {len(cells)}: {cell.cell_id} is {before}")
-            done += [cell.cell_id] if before == "done" else []
+            if before == "done":
+                done.append(cell.cell_id)
+            else:
+                failed[cell.cell_id] = "another process is at work on it"
             continue
         events.message(f"cell {number} of {len(cells)}: {cell.cell_id}")
         try:
