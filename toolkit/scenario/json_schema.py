@@ -22,7 +22,12 @@ Schema = dict[str, Any]
 Kinds = list[tuple[str, type[Options]]]
 """Names with their options; a name may come twice, from two PDEs."""
 DEFINITIONS = "#/definitions/"
-ARITHMETIC = {"type": "string", "pattern": r"^(?:pi|sqrt|[-+*/(). 0-9eE])+$", "description": "as 2*pi/64"}
+_OPERAND = r"(?:pi|e|sqrt|[0-9.]+(?:[eE][-+]?[0-9]+)?|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)"
+ARITHMETIC = {
+    "type": "string",
+    "pattern": rf"^[-+*/() ]*(?:{_OPERAND}(?:[-+*/() ]+|$))+$",
+    "description": "as 2*pi/64 or, with another key, 1e-2/pde.xi",
+}
 
 
 def json_schema() -> Schema:

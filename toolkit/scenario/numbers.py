@@ -13,10 +13,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from toolkit.scenario.expressions import evaluate
+from toolkit.scenario.expressions import Number, evaluate
 from toolkit.scenario.problems import KeyPath
 
 Fail = Callable[[KeyPath, str], None]
+Evaluate = Callable[[str], Number]
+"""The value of arithmetic text; ValueError with a sentence if it has none."""
 
 
 def members(annotation: Any) -> list[Any]:
@@ -29,26 +31,28 @@ def members(annotation: Any) -> list[Any]:
     return [annotation]
 
 
-def convert(annotations: list[Any], value: Any, path: KeyPath, fail: Fail) -> Any:
+def convert(annotations: list[Any], value: Any, path: KeyPath, fail: Fail, arithmetic: Evaluate = evaluate) -> Any:
     """The value with arithmetic evaluated as these alternatives allow; `fail` hears of what is none."""
     kinds = [m for annotation in annotations for m in members(annotation)]
     if isinstance(value, str):
-        return _from_text(kinds, value, path, fail)
+        return _from_text(kinds, value, path, fail, arithmetic)
     if isinstance(value, float) and int in kinds and float not in kinds:
         return int(value) if value.is_integer() else value
     if isinstance(value, list):
-        return [convert(_items(kinds, i), entry, (*path, i), fail) for i, entry in enumerate(value)]
+        return [convert(_items(kinds, i), entry, (*path, i), fail, arithmetic) for i, entry in enumerate(value)]
     if isinstance(value, dict):
-        return {key: convert(_entries(kinds, key), entry, (*path, key), fail) for key, entry in value.items()}
+        return {
+            key: convert(_entries(kinds, key), entry, (*path, key), fail, arithmetic) for key, entry in value.items()
+        }
     return value
 
 
-def _from_text(kinds: list[Any], text: str, path: KeyPath, fail: Fail) -> Any:
+def _from_text(kinds: list[Any], text: str, path: KeyPath, fail: Fail, arithmetic: Evaluate) -> Any:
     words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
     if text in words or str in kinds or Any in kinds or not {int, float} & set(kinds):
         return text
     try:
-        return convert(kinds, evaluate(text), path, fail)
+        return convert(kinds, arithmetic(text), path, fail)
     except ValueError as error:
         if not words:
             expected = "a number" if float in kinds else "an integer"

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from toolkit.scenario.problems import KeyPath, Origin, Problem
+from toolkit.scenario.references import References
 from toolkit.scenario.yaml_loader import Node
 
 
@@ -27,6 +28,9 @@ class Report:
 
     root: Node
     problems: list[Problem] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.references = References(self.root)
 
     def add(self, path: KeyPath, message: str, at_key: bool = False) -> None:
         """Note a finding at a key path; a path that was not written is placed at its nearest section."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from toolkit.scenario.checks import check
 from toolkit.scenario.problems import KeyPath, dotted
+from toolkit.scenario.references import keep_references
 from toolkit.scenario.report import Report
 from toolkit.scenario.resolve import resolve
 from toolkit.scenario.sections import Sections
@@ -80,4 +81,6 @@ def compile_scenario(root: Node, path: Path | None, fit: bool = True) -> tuple[S
         check(sections, report)
     if sections is None or report.problems:
         return None, report
+    if sections.sweep:
+        data = keep_references(data, root)
     return Scenario(sections, data, path, root), report

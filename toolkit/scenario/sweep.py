@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,11 +37,17 @@ class Cell:
     @property
     def cell_id(self) -> str:
         """Name of its directory: labels one can read, and a hash that makes it unique and stable."""
-        last = [axis.rpartition(".")[2] for axis in self.labels]
-        short = {axis: axis if last.count(word) > 1 else word for axis, word in zip(self.labels, last, strict=True)}
+        short = short_names(self.labels)
         words = "-".join(f"{short[axis]}={_word(label)}" for axis, label in self.labels.items())
         slug = re.sub(r"[^A-Za-z0-9=_.+-]+", "_", words)[:60].strip("-._")
         return f"{slug or 'cell'}-{self.scenario.content_hash()[:8]}"
+
+
+def short_names(axes: Iterable[str]) -> dict[str, str]:
+    """The last word of each axis, or the whole key where two axes end in the same one."""
+    last = {axis: axis.rpartition(".")[2] for axis in axes}
+    words = list(last.values())
+    return {axis: axis if words.count(word) > 1 else word for axis, word in last.items()}
 
 
 def expand(scenario: Scenario) -> list[Cell]:

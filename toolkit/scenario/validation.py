@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from toolkit.core.options import Options
 from toolkit.core.registry import suggestion
-from toolkit.scenario.numbers import convert, members
+from toolkit.scenario.numbers import Evaluate, convert, members
 from toolkit.scenario.problems import KeyPath
 from toolkit.scenario.report import Report, near
 
@@ -76,20 +76,25 @@ def read(
     for model in models:
         own = {key: data[key] for key in data if key in model.model_fields and key not in taken}
         taken |= set(model.model_fields)
-        instance, wrong = _validate(model, own, path)
+        instance, wrong = _validate(model, own, path, report.references.evaluate)
         findings += wrong
         result.append(instance)
     _tell(findings, data, path, report)
     return tuple(result)
 
 
-def _validate(model: type[Options], data: dict[str, Any], path: KeyPath) -> tuple[Options | None, list[_Finding]]:
+def _validate(
+    model: type[Options], data: dict[str, Any], path: KeyPath, arithmetic: Evaluate
+) -> tuple[Options | None, list[_Finding]]:
     findings: list[_Finding] = []
 
     def fail(where: KeyPath, message: str) -> None:
         findings.append(_Finding((*path, *where), message=message))
 
-    data = {key: convert([model.model_fields[key].annotation], value, (key,), fail) for key, value in data.items()}
+    data = {
+        key: convert([model.model_fields[key].annotation], value, (key,), fail, arithmetic)
+        for key, value in data.items()
+    }
     not_numbers = {finding.path for finding in findings}
     try:
         # Strict JSON takes lists for tuples and integers for floats, and converts nothing else.
