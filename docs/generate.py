@@ -38,6 +38,9 @@ of a file are reported at once.
 
 * Numbers follow YAML 1.2: `1e-3` is a number, `yes` and `on` are text. Wherever a number may stand, arithmetic may
   stand: `2*pi/64`, `1/32`, `sqrt(2)` (numbers, `+ - * / **`, parentheses, `pi`, `e`, `sqrt`).
+* Arithmetic may name other numbers of the scenario by their dotted keys: `learning_rate: 1e-2/pde.xi**2`,
+  `dt: 1/time.steps`. They count as they stand after `extends`, `--set` and the choices of a sweep's cell. A key has to
+  be written to be named: defaults are filled in later.
 * A choice among kinds is a `type:` with the keys of that kind beside it, or the bare word where no other key is
   needed: `loss: l2` is `loss: {type: l2}`.
 * `extends` names another scenario file, relative to this one: maps merge, lists replace, a changed `type` replaces its

@@ -18,6 +18,7 @@ from phiml import math
 
 import toolkit
 from toolkit.core import registry
+from toolkit.runs.execute import run_sweep
 from toolkit.scenario.load import scenario_from_text
 from toolkit.testing import check_plugin
 from typer_cli import app
@@ -151,8 +152,11 @@ def test_python_of_the_readme_and_the_dataset_format_runs(tmp_path: Path, monkey
     assert isinstance(run, toolkit.Run)
     assert {"initial_temperature", "temperature_target"} <= set(run.fields.data_vars)
     run.stored.close()
+    sweep = {"sweep": {"pde.xi": [32], "rule": {"sip": {}}}, "train.steps": 1, "output.plots": False}
+    swept = run_sweep(toolkit.load_scenario(ROOT / "scenarios" / "sine.yaml", sweep)).path.as_posix()
     for block in blocks(DOCS / "dataset_format.md", "python"):
-        exec(block.replace("runs/heat_sip/first", run.path.as_posix()), {})
+        code = block.replace("runs/heat_sip/first", run.path.as_posix())
+        exec(code.replace("runs/sine_conditioning/first", swept), {})
     page = (DOCS / "dataset_format.md").read_text(encoding="utf-8")
     for variable in set(run.metrics.data_vars) - {"mean_drift"}:
         assert f"`{variable}`" in page

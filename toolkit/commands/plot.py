@@ -1,19 +1,21 @@
-"""`phinverse plot`: the pictures of a run (of every cell of a sweep), and a film of its fields."""
+"""`phinverse plot`: the pictures of a run (of a sweep and of every cell of it), and a film of its fields."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from toolkit.commands import console
-from toolkit.core.errors import ScenarioError
-from toolkit.runs.directory import find, members
+from toolkit.core.errors import ScenarioError, StorageError
+from toolkit.runs.directory import SWEEP_FILE, find, members
 from toolkit.runs.film import write_film
 from toolkit.runs.plots import write_plots
+from toolkit.runs.sweep_plot import write_sweep_plot
 
 
 def plot(run: str, out: Path, film: bool) -> int:
     """Exit code 0; paths of the pictures on stdout."""
-    directories = members(find(run, out))
+    found = find(run, out)
+    directories = members(found)
     if not directories:
         raise ScenarioError(f"{run}: no cell of this sweep has run yet")
     for directory in directories:
@@ -22,5 +24,12 @@ def plot(run: str, out: Path, film: bool) -> int:
             paths.append(write_film(directory))
         for path in paths:
             console.result(str(path))
+    if (found / SWEEP_FILE).is_file():
+        try:
+            console.result(str(write_sweep_plot(found)))
+        except StorageError as error:
+            console.say(f"no picture of the sweep: {error}")
+        console.hint(f"python -c \"import toolkit; print(toolkit.open_sweep('{found}'))\"")
+        return 0
     console.hint(f"python -c \"import toolkit; print(toolkit.open_run('{directories[0]}').fields)\"")
     return 0

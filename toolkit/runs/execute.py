@@ -18,6 +18,7 @@ import xarray as xr
 
 from toolkit.core.backend import Backend, choose_device, devices, using
 from toolkit.core.errors import Interrupted, PhinverseError, ScenarioError
+from toolkit.core.solves import run_errors
 from toolkit.runs import atomic, checkpoint, monitors, record
 from toolkit.runs.datasets import global_attributes
 from toolkit.runs.directory import RunDirectory, create, create_cell
@@ -31,6 +32,8 @@ from toolkit.runs.samples import read_samples
 from toolkit.runs.session import Session
 from toolkit.runs.simulation import simulate
 from toolkit.runs.stopping import StopRequest, stop_requests
+from toolkit.runs.sweep_plot import write_sweep_plot
+from toolkit.runs.sweeps import write_sweep
 from toolkit.scenario.build import build
 from toolkit.scenario.load import load_scenario
 from toolkit.scenario.scenario import Scenario
@@ -150,7 +153,19 @@ def _run_cells(directory: RunDirectory, cells: list[Cell], events: Events, comma
             _log.debug("cell %s failed", cell.cell_id, exc_info=error)
             failed[cell.cell_id] = str(error) if isinstance(error, PhinverseError) else _reason(error)
             events.message(f"{cell.cell_id} failed: {failed[cell.cell_id]}")
+    _combine(directory, cells, events)
     return Sweep(directory.path, tuple(done), failed)
+
+
+def _combine(directory: RunDirectory, cells: list[Cell], events: Events) -> None:
+    """Put the metrics of the members together, and draw them."""
+    if write_sweep(directory.path) is None or not any(cell.scenario.sections.output.plots for cell in cells):
+        return
+    try:
+        write_sweep_plot(directory.path)
+    except PhinverseError as error:
+        # The results are complete without pictures.
+        events.message(f"no picture of the sweep: {error}")
 
 
 def _reason(error: Exception) -> str:
@@ -174,9 +189,10 @@ def _run_in(directory: RunDirectory, scenario: Scenario, events: Events, command
         _begin(directory, scenario, backend, command, resume)
         try:
             # A run that was killed before its first checkpoint starts again.
-            network = _work(
-                directory, scenario, backend, events, stop, resume and checkpoint.exists(directory.checkpoint)
-            )
+            with run_errors(sections.pde.type):
+                network = _work(
+                    directory, scenario, backend, events, stop, resume and checkpoint.exists(directory.checkpoint)
+                )
         except Interrupted as error:
             _finish(directory, "interrupted", str(error), exit_code=error.exit_code)
             raise
