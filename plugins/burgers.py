@@ -16,7 +16,7 @@ problem); Canuto, Hussaini, Quarteroni, Zang 2006, Spectral Methods (2/3 rule, s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,7 +35,7 @@ from toolkit import (
     Monitor,
     Options,
     PDEPlugin,
-    ScenarioError,
+    SolverSetting,
     StabilityNumber,
     State,
     option,
@@ -96,6 +96,12 @@ def _neighbours(u: Any) -> tuple[Any, Any]:
     return left, right
 
 
+def laplacian(u: Any, dx: float) -> Any:
+    """(u_{i−1} − 2u_i + u_{i+1})/dx² on the periodic line."""
+    left, right = _neighbours(u)
+    return (left - 2 * u + right) / dx**2
+
+
 def _finite_difference(pde: Burgers, u: Any, viscosity: Any, force: Any, dt: float) -> Any:
     def tendency(u: Any) -> Any:
         left, right = _neighbours(u)
@@ -133,8 +139,7 @@ def _spectral(pde: Burgers, u: Any, viscosity: Any, force: Any, dt: float) -> An
 
 
 def _semi_lagrangian(pde: Burgers, u: Any, viscosity: Any, force: Any, dt: float) -> Any:
-    left, right = _neighbours(u)
-    v = u + dt * viscosity / pde.dx**2 * (left - 2 * u + right)
+    v = u + dt * viscosity * laplacian(u, pde.dx)
     if force is not None:
         v += dt * force
     return interpolate(v, -dt / pde.dx * v)
@@ -185,7 +190,6 @@ def _time_reversal(problem: InverseProblem, options: TimeReversalOptions) -> Inv
     """
     pde, b, dt = problem.pde, problem.backend, problem.dt
     assert isinstance(pde, Burgers)
-    _check_reversible(problem, options)
     layout = problem.controls[CONTROL]
     symbol = 4 / pde.dx**2 * np.sin(0.5 * pde.wavenumber * pde.dx) ** 2
     undo = math.wrap(1 / (1 - pde.viscosity * dt * symbol), spatial("x"))
@@ -231,28 +235,25 @@ def _time_reversal(problem: InverseProblem, options: TimeReversalOptions) -> Inv
     return solve
 
 
-def _check_reversible(problem: InverseProblem, options: TimeReversalOptions) -> None:
-    """ScenarioError for what can be known before a single step is undone."""
-    parameters, pde = problem.parameters, problem.pde
-    assert isinstance(pde, Burgers)
+def _check_reversible(setting: SolverSetting) -> str | None:
+    """Time reversal undoes semi-Lagrangian steps of free motion, and diffusion only as far as rounding allows."""
+    parameters, grid, (steps, dt) = setting.parameters, setting.grid, (setting.timing.steps, setting.timing.dt)
+    assert grid is not None
     if parameters.scheme != "semi_lagrangian":
-        raise ScenarioError(
-            f"update.inverse_solver: time_reversal undoes pde.scheme semi_lagrangian, not {parameters.scheme}; "
-            "set pde.scheme: semi_lagrangian, or choose a generic solver such as gauss_newton"
-        )
-    acting = sorted(key for key in problem.context if not key.startswith("initial."))
+        return f"undoes pde.scheme semi_lagrangian, not {parameters.scheme}; set pde.scheme: semi_lagrangian"
+    acting = sorted(key for key in setting.acting if not key.startswith("initial."))
     if acting:
-        raise ScenarioError(
-            f"update.inverse_solver: time_reversal undoes free motion only, but {', '.join(acting)} acts on it; "
-            "choose a generic solver such as gauss_newton"
+        return f"undoes free motion only, but {', '.join(acting)} acts on it; take it out of controls and data"
+    damping = 1 - 4 * parameters.viscosity * dt / grid.dx[0] ** 2
+    # In logarithms, because the product over all steps may overflow.
+    digits = -steps * np.log10(damping) if damping > 0 else np.inf
+    gain = 10**digits if digits < 300 else np.inf
+    if gain > setting.options.max_gain:
+        return (
+            f"would amplify the finest waves by {gain:.3g} when it undoes the diffusion of {steps} steps, more than "
+            f"its max_gain {setting.options.max_gain:g}; lower pde.viscosity, time.dt or time.steps"
         )
-    damping = 1 - 4 * pde.viscosity * problem.dt / pde.dx**2
-    gain = damping**-problem.steps if damping > 0 else np.inf
-    if gain > options.max_gain:
-        raise ScenarioError(
-            f"update.inverse_solver: undoing the diffusion of {problem.steps} steps amplifies the finest waves by "
-            f"{gain:.3g}, more than max_gain {options.max_gain:g}; lower pde.viscosity, time.dt or time.steps"
-        )
+    return None
 
 
 # --- plugin ------------------------------------------------------------------------------------------------------
@@ -273,6 +274,21 @@ def _stability(parameters: BurgersParameters, grid: Grid | None, dt: float) -> t
     if parameters.scheme == "semi_lagrangian" and parameters.max_slope is not None:
         numbers.append(StabilityNumber("shock number dt max|∂u/∂x|", dt * parameters.max_slope, 1.0, "time.dt"))
     return tuple(numbers)
+
+
+def _check_velocity(grid: Grid | None, parameters: BurgersParameters, sample: Mapping[str, np.ndarray]) -> str | None:
+    """A start that would break a limit at once, and the steps of an explicit scheme with it."""
+    velocity = sample.get(CONTROL)
+    assert grid is not None
+    if velocity is None:
+        return None
+    speed, slope = (float(np.max(abs(v))) for v in (velocity, (np.roll(velocity, -1) - np.roll(velocity, 1))))
+    if parameters.scheme != "semi_lagrangian" and speed > parameters.max_velocity:
+        return f"{CONTROL}: |u| reaches {speed:.4g}, more than pde.max_velocity {parameters.max_velocity:g}; raise it"
+    slope /= grid.dx[0]
+    if parameters.max_slope is not None and slope > parameters.max_slope:
+        return f"{CONTROL}: |∂u/∂x| reaches {slope:.4g}, more than pde.max_slope {parameters.max_slope:g}; raise it"
+    return None
 
 
 def _monitors(parameters: BurgersParameters, grid: Grid | None) -> tuple[Monitor, ...]:
@@ -334,9 +350,11 @@ PLUGIN = PDEPlugin(
             inverts=("burgers",),
             control=CONTROL,
             observation=OBSERVATION,
+            check=_check_reversible,
         )
     },
     monitors=_monitors,
+    check_sample=_check_velocity,
     stability=_stability,
     example={"viscosity": 0.05, "scheme": "semi_lagrangian"},
     references=("Thuerey et al., Physics-based Deep Learning", "Cole 1951", "Hopf 1950"),

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from toolkit import Grid, Options, Sampler, option
+from toolkit import Grid, Options, Sampler, Timing, option
 
 
 class SineOptions(Options):
@@ -87,7 +87,7 @@ class EvolvedSineOptions(Options):
 
     viscosity: float = option(ge=0, units="length² / time", description="viscosity of the simulation of the target")
     duration: float = option(gt=0, units="time", description="its time")
-    steps: int = option(ge=1, description="its time steps")
+    steps: int = option(ge=1, le=10_000, description="its time steps")
     end_points: bool = option(
         True,
         description="true: the first and last cell hold the two ends of the period, as in the published data, which "
@@ -119,6 +119,69 @@ def _check_evolved_sine(grid: Grid | None, parameters: Any, options: EvolvedSine
     return None
 
 
+class FineSolutionOptions(RandomWavesOptions):
+    """Random waves, and what they become on a finer grid with finer steps."""
+
+    refine: int = option(4, ge=1, description="cells and time steps of the fine solution per coarse one")
+
+
+def _fine_solution(
+    grid: Grid | None,
+    parameters: Any,
+    options: FineSolutionOptions,
+    timing: Timing,
+    rng: np.random.Generator,
+    count: int,
+) -> dict[str, np.ndarray]:
+    """Start at cell centres, target after each coarse step: spectral, 2/3 rule, RK4 with integrating factor.
+
+    Only modes that the coarse grid can show are kept of the fine solution, which is then read at its cell centres.
+    """
+    assert grid is not None
+    coarse, fine = grid.cells["x"], grid.cells["x"] * options.refine
+    dx, extent = grid.extent["x"] / fine, grid.extent["x"]
+    mode = np.fft.rfftfreq(fine, 1 / fine)
+    k, dt = 2 * np.pi * mode / extent, timing.dt / options.refine
+    decay = np.exp(-0.5 * dt * parameters.viscosity * k**2)
+    # Fine centres begin half a fine cell from the edge, coarse ones half a coarse cell.
+    shift = np.exp(1j * k[: coarse // 2 + 1] * 0.5 * dx * (options.refine - 1))
+
+    def rate(spectrum: np.ndarray) -> np.ndarray:
+        u = np.fft.irfft(np.where(mode < fine / 3, spectrum, 0), fine)
+        return np.where(mode < fine / 3, -0.5j * k, 0) * np.fft.rfft(u**2)
+
+    def restrict(spectrum: np.ndarray) -> np.ndarray:
+        return np.fft.irfft(spectrum[:, : coarse // 2 + 1] * shift / options.refine, coarse)
+
+    waves = Grid({"x": fine}, {"x": extent})
+    spectrum = np.fft.rfft(_random_waves(waves, parameters, options, rng, count)["initial.velocity"])
+    start, states = restrict(spectrum), []
+    for i in range(timing.steps * options.refine):
+        a = rate(spectrum)
+        b = rate(decay * (spectrum + 0.5 * dt * a))
+        c = rate(decay * spectrum + 0.5 * dt * b)
+        d = rate(decay * (decay * spectrum + dt * c))
+        spectrum = decay * (decay * (spectrum + dt / 6 * a) + dt / 3 * (b + c)) + dt / 6 * d
+        if (i + 1) % options.refine == 0:
+            states.append(restrict(spectrum))
+    return {"initial.velocity": start, "target.velocity": np.stack(states, axis=1)}
+
+
+def _check_fine_solution(
+    grid: Grid | None, parameters: Any, options: FineSolutionOptions, timing: Timing
+) -> str | None:
+    assert grid is not None
+    if 2 * options.modes * 3 >= grid.cells["x"] * options.refine * 2:
+        return f"data.modes: the fine grid holds fewer than {grid.cells['x'] * options.refine // 3} waves"
+    number = options.amplitude * timing.dt / grid.dx[0]
+    if number > 1.35:
+        return (
+            f"data.amplitude: the fine solution's CFL number is {number:.3g}, its limit is 1.35; lower time.dt or "
+            "data.amplitude"
+        )
+    return _check_waves(options.modes, "modes", grid)
+
+
 SAMPLERS = {
     "sine": Sampler(
         "one sine wave", _sine, SineOptions, lambda grid, p, options: _check_waves(options.waves, "waves", grid)
@@ -130,6 +193,13 @@ SAMPLERS = {
         lambda grid, p, options: _check_waves(options.modes, "modes", grid),
     ),
     "cole_hopf": Sampler("a wave with a solution in closed form", _cole_hopf, ColeHopfOptions, _check_cole_hopf),
+    "fine_solution": Sampler(
+        "random waves and, as target after each step, their solution on a finer grid",
+        _fine_solution,
+        FineSolutionOptions,
+        _check_fine_solution,
+        in_time=True,
+    ),
     "evolved_sine": Sampler(
         "the target of the published control problem, no start given",
         _evolved_sine,

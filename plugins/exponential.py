@@ -28,6 +28,7 @@ from toolkit import (
     Options,
     PDEPlugin,
     Sampler,
+    SolverSetting,
     State,
     option,
 )
@@ -79,6 +80,12 @@ def _clipped_newton(problem: InverseProblem, options: ClippedNewtonOptions) -> I
     return solve
 
 
+def _check_newton(setting: SolverSetting) -> str | None:
+    """The closed form is that of ½(y − y*)²; a factor cancels."""
+    others = sorted({kind for kind, _ in setting.losses if kind != "l2"})
+    return f"has the derivatives of loss l2 only, not {', '.join(others)}; set loss: l2" if others else None
+
+
 def _sign(problem: InverseProblem, options: SignOptions) -> InverseSolver:
     """Δx = length · sign(y_target − y0); eˣ is increasing, so this is the sign of x* − x."""
 
@@ -110,6 +117,7 @@ def _solver(name: str, summary: str, build: Any, options: type[Options], works_o
         control="initial.x",
         observation="final.y",
         works_on=works_on,
+        check=_check_newton if build is _clipped_newton else lambda setting: None,
         references=("Holl et al. 2022, Fig. 2",),
     )
 

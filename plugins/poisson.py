@@ -15,14 +15,16 @@ could fail, and passes every derivative. A transform is one product with the N �
 than a sine transform made from FFTs up to 256² cells, and within twice its time at 1024².
 
 Where no side is `zero`, y is known up to a constant and exists only for sources of mean zero: the mean of x is
-ignored, that of y is 0. One time step solves the equation, whatever its length.
+ignored, that of y is 0. One time step solves the equation, whatever its length; or, where the potential is given, it
+evaluates the operator (Schnell et al. 2022 learn its inverse so).
 Source: Holl et al. 2022, section 4 "Poisson's equation", and the published code.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from phiml import math
@@ -39,15 +41,23 @@ from toolkit import (
     Options,
     PDEPlugin,
     Sampler,
+    StabilityNumber,
     State,
     option,
 )
 
 CONTROL, OBSERVATION = "initial.source", "final.potential"
+MAX_MEAN = 1e-4
+"""Largest |mean| / rms of a source of mean zero: far above the rounding of float32."""
 
 
 class PoissonParameters(Options):
-    """The equation has no parameters."""
+    """Which side of the equation is known."""
+
+    given: Literal["source", "potential"] = option(
+        "source",
+        description="what a step starts from: it finds the potential of a source, or the source of a potential",
+    )
 
 
 def eigenbasis(cells: int, dx: float, lower: str | float, upper: str | float) -> tuple[np.ndarray, np.ndarray]:
@@ -79,6 +89,7 @@ class Poisson:
     """V, with dimensions (axis, axis_mode)."""
     eigenvalues: Any
     """λ of the whole Laplacian with dimensions `<axis>_mode`, in 1 / length²."""
+    given: str = "source"
 
     @property
     def singular(self) -> bool:
@@ -109,6 +120,8 @@ class Poisson:
         return source - math.mean(source, self.grid.axes) if self.singular else source
 
     def step(self, state: State, inputs: Inputs, t: Any, dt: float) -> dict[str, Any]:
+        if self.given == "potential":
+            return {"source": self.laplace(state["potential"]), "potential": state["potential"]}
         return {"source": state["source"], "potential": self.solve(state["source"])}
 
 
@@ -119,7 +132,8 @@ def _build(grid: Grid | None, parameters: PoissonParameters) -> Poisson:
         values, basis = eigenbasis(grid.cells[axis], dx, grid.side(axis, "-"), grid.side(axis, "+"))
         vectors[axis] = math.wrap(basis, math.spatial(axis, f"{axis}_mode"))
         eigenvalues += values.reshape([-1 if j == i else 1 for j in range(len(grid.axes))])
-    return Poisson(grid, vectors, math.wrap(eigenvalues, math.spatial(*(f"{axis}_mode" for axis in grid.axes))))
+    modes = math.spatial(*(f"{axis}_mode" for axis in grid.axes))
+    return Poisson(grid, vectors, math.wrap(eigenvalues, modes), parameters.given)
 
 
 # --- inverse -----------------------------------------------------------------------------------------------------
@@ -141,7 +155,7 @@ def _laplacian(problem: InverseProblem, options: NoOptions) -> InverseSolver:
 
 
 class SmoothNoiseOptions(Options):
-    """Random sources with large structures."""
+    """Random sources (or potentials, where those are given) with large structures."""
 
     scale: float = option(10.0, gt=0, units="length", description="size of the fluctuations")
     smoothness: float = option(1.0, ge=0, description="s: amplitudes fall as 1 / |k|^(2s)")
@@ -172,7 +186,7 @@ def _smooth_noise(
     spectrum = (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)) * _amplitudes(grid, options)
     noise = np.fft.ifftn(spectrum, axes=axes).real
     noise = noise - np.mean(noise, axes, keepdims=True)
-    return {CONTROL: noise / np.std(noise, axes, keepdims=True)}
+    return {f"initial.{parameters.given}": noise / np.std(noise, axes, keepdims=True)}
 
 
 def _check_noise(grid: Grid | None, parameters: PoissonParameters, options: SmoothNoiseOptions) -> str | None:
@@ -185,6 +199,23 @@ def _check_noise(grid: Grid | None, parameters: PoissonParameters, options: Smoo
     return f"data.scale: no wave of this grid is shorter than {longest:.4g} = scale / √{CUTOFF}; {change}"
 
 
+def _check_source(grid: Grid | None, parameters: PoissonParameters, sample: Mapping[str, np.ndarray]) -> str | None:
+    """Where constants are in the null space, a source with a mean has no potential."""
+    assert grid is not None
+    source = sample.get(CONTROL)
+    if source is None or parameters.given == "potential" or "zero" in grid.boundary_words():
+        return None
+    # As a fraction of the largest value, so that nothing overflows.
+    scaled = source / (np.max(abs(source)) or 1.0)
+    mean = abs(np.mean(scaled)) / (np.sqrt(np.mean(scaled**2)) or 1.0)
+    if mean <= MAX_MEAN:
+        return None
+    return (
+        f"{CONTROL}: its mean is {np.mean(source):.3g}, {mean:.2g} of its rms, but a box without a side at zero has "
+        "no potential for it; subtract the mean, or set grid.boundary: zero on a side"
+    )
+
+
 # --- plugin ------------------------------------------------------------------------------------------------------
 
 
@@ -195,9 +226,9 @@ def _relative(part: Any, whole: Any) -> Any:
     return math.sqrt(math.mean(part**2, axes)) / math.where(scale == 0, 1.0, scale)
 
 
-def _unsolved(initial: State, current: State) -> Any:
-    """Whether no step was made yet, per sample: the potential is still the one at the start."""
-    change = abs(current["potential"] - initial["potential"])
+def _unsolved(initial: State, current: State, found: str = "potential") -> Any:
+    """Whether no step was made yet, per sample: what it finds is still as at the start."""
+    change = abs(current[found] - initial[found])
     return math.max(change, change.shape.spatial) == 0
 
 
@@ -209,18 +240,26 @@ def _mean_source(initial: State, current: State) -> Any:
     return math.where(_unsolved(initial, current), _relative(mean + 0 * source, source), 0.0)
 
 
+def _matrix_size(parameters: PoissonParameters, grid: Grid | None, dt: float) -> tuple[StabilityNumber, ...]:
+    """V holds the square of this number: 2 GB at the limit."""
+    assert grid is not None
+    return (StabilityNumber("largest number of cells along an axis", max(grid.shape), 16384, "grid.cells"),)
+
+
 def _monitors(parameters: PoissonParameters, grid: Grid | None) -> tuple[Monitor, ...]:
     poisson = _build(grid, parameters)
+    found = "source" if parameters.given == "potential" else "potential"
 
     def residual(initial: State, current: State) -> Any:
         source, potential = poisson.solvable(current["source"]), current["potential"]
         left = _relative(poisson.laplace(potential) - source, source)
-        return math.where(_unsolved(initial, current), 0.0, left)
+        return math.where(_unsolved(initial, current, found), 0.0, left)
 
     # Rounding of float32 gives 1e-5 on 64² cells, growing with the number of cells; 1e-2 is a solution lost.
-    found = Monitor("residual", "relative residual of the Poisson equation", residual, 1e-2, "run.precision")
-    mean = Monitor("mean_source", "relative mean of the given source", _mean_source, 1e-4, "data")
-    return (found, mean) if poisson.singular else (found,)
+    solved = Monitor("residual", "relative residual of the Poisson equation", residual, 1e-2, "run.precision")
+    mean = Monitor("mean_source", "relative mean of the given source", _mean_source, MAX_MEAN, "data")
+    # The source of a potential has the mean zero of itself.
+    return (solved, mean) if poisson.singular and found == "potential" else (solved,)
 
 
 PLUGIN = PDEPlugin(
@@ -236,7 +275,7 @@ PLUGIN = PDEPlugin(
     boundaries=frozenset({"periodic", "zero", "zero_gradient"}),
     samplers={
         "smooth_noise": Sampler(
-            "random smooth sources of mean 0 and standard deviation 1",
+            "random smooth sources (or given potentials) of mean 0 and standard deviation 1",
             _smooth_noise,
             SmoothNoiseOptions,
             _check_noise,
@@ -254,5 +293,7 @@ PLUGIN = PDEPlugin(
         )
     },
     monitors=_monitors,
-    references=("Holl et al. 2022, section 4 and Fig. 6a",),
+    check_sample=_check_source,
+    stability=_matrix_size,
+    references=("Holl et al. 2022, section 4 and Fig. 6a", "Schnell, Holl, Thuerey 2022 (given: potential)"),
 )

@@ -35,6 +35,7 @@ from toolkit import (
     PDEPlugin,
     Sampler,
     ScenarioError,
+    SolverSetting,
     State,
     option,
 )
@@ -168,6 +169,16 @@ def _analytic_newton(problem: InverseProblem, options: AnalyticNewtonOptions) ->
     return solve
 
 
+def _check_newton(setting: SolverSetting) -> str | None:
+    """The closed form is that of ½|y − y*|², and its step limit is a change of this loss."""
+    others = sorted({kind for kind, _ in setting.losses if kind != "l2"})
+    if others:
+        return f"has the derivatives of loss l2 only, not {', '.join(others)}; set loss: l2"
+    if setting.options.max_loss_change is not None and any(weight != 1 for _, weight in setting.losses):
+        return "limits the change of the loss l2 itself; set loss.weight: 1 or max_loss_change: null"
+    return None
+
+
 # --- data and metric ---------------------------------------------------------------------------------------------
 
 
@@ -232,6 +243,7 @@ PLUGIN = PDEPlugin(
             control="initial.x",
             observation="final.y",
             works_on="loss",
+            check=_check_newton,
             references=("Holl et al. 2022, appendix",),
         ),
         "closest_preimage": InverseSolverPlugin(

@@ -176,3 +176,14 @@ def samples_file(path: Path, count: int = 3, cells: dict[str, int] | None = None
         for name, dims in variables.items():
             dataset.createVariable(name, "f8", ("sample", *dims))[...] = 0.0
     return path
+
+
+def register(monkeypatch: Any, group: str, **plugins: str) -> None:
+    """Register plugins beside the installed ones for one test: name -> `module:object`."""
+    from importlib.metadata import EntryPoint
+
+    from toolkit.core import registry
+
+    installed = registry.available
+    added = {name: EntryPoint(name, value, f"phinverse.{group}") for name, value in plugins.items()}
+    monkeypatch.setattr(registry, "available", lambda g: installed(g) | (added if g == group else {}))

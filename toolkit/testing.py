@@ -7,7 +7,7 @@ everything is checked on both backends in float64, on grids that are not square 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,16 +21,18 @@ from toolkit.networks.plugin import NetworkPlugin, NetworkShape
 from toolkit.physics.grid import Grid
 from toolkit.physics.layout import Layout, field_layout
 from toolkit.physics.losses import L2
-from toolkit.physics.plugin import InverseSolverPlugin, PDEPlugin, Sampler
+from toolkit.physics.plugin import InverseSolverPlugin, PDEPlugin, Sampler, SolverSetting, Timing
 from toolkit.physics.rollout import Rollout
+from toolkit.physics.sampling import draw, objection
 from toolkit.runs import monitors
 from toolkit.scenario.build import build
 from toolkit.scenario.load import scenario_from_text
-from toolkit.training.problem import Control, LossTerm, Problem
+from toolkit.training.problem import Batch, Control, LossTerm, Problem
 from toolkit.training.rules.base import UpdateRulePlugin
 
 SAMPLES = 3
 DT = 0.05
+TIMING = Timing(steps=1, dt=DT)
 CELLS = {"x": 12, "y": 10, "z": 8}
 EXTENT = {"x": 30.0, "y": 26.0, "z": 22.0}
 PARITY = 1e-9
@@ -70,9 +72,22 @@ def check_pde(plugin: PDEPlugin) -> None:
         )
     for dimension in plugin.dimensions or (0,):
         grid = _grid(dimension)
+        _check_names(plugin, grid)
         for sampler in _usable_samplers(plugin, grid):
             results = {name: _on_backend(name, plugin, grid, sampler) for name in NAMES}
             _compare(results, f"{plugin.name} in {dimension} dimensions")
+
+
+def _check_names(plugin: PDEPlugin, grid: Grid | None) -> None:
+    """Forces and sources act on fields or actions, and no name means both."""
+    parameters = plugin.parameters(**plugin.example)
+    fields = {spec.name for spec in plugin.fields(parameters, grid)}
+    actions = {spec.name for spec in plugin.actions(parameters, grid)}
+    _require(not fields & actions, plugin.name, f"calls an action like a field: {sorted(fields & actions)}")
+    accepting = {*plugin.forces, *plugin.sources}
+    unknown, idle = sorted(accepting - fields - actions), sorted(actions - accepting)
+    _require(not unknown, plugin.name, f"accepts forces or sources on {unknown}, no fields or actions")
+    _require(not idle, plugin.name, f"has actions that are neither force nor source: {idle}")
 
 
 def _grid(dimension: int) -> Grid | None:
@@ -86,9 +101,9 @@ def _usable_samplers(plugin: PDEPlugin, grid: Grid | None) -> list[Sampler | Non
     usable: list[Sampler | None] = []
     for sampler in plugin.samplers.values():
         required = any(f.is_required() for f in sampler.options.model_fields.values())
-        if required or sampler.check(grid, parameters, sampler.options()) is not None:
+        if required or objection(sampler, grid, parameters, sampler.options(), TIMING) is not None:
             continue
-        drawn = sampler.sample(grid, parameters, sampler.options(), stream(0, "check"), 1)
+        drawn = draw(sampler, grid, parameters, sampler.options(), TIMING, stream(0, "check"), 1)
         if any(key.startswith("initial.") for key in drawn):  # a sampler of targets alone starts no simulation
             usable.append(sampler)
     return usable or [None]
@@ -113,7 +128,8 @@ def _case(backend: Backend, plugin: PDEPlugin, grid: Grid | None, sampler: Sampl
     specs = plugin.fields(parameters, grid)
     layouts = {spec.name: field_layout(spec, grid) for spec in specs}
     tunable = {name: Layout() for name in plugin.parameter_controls}
-    rollout = Rollout(backend, plugin.build(grid, parameters), layouts, tunable, steps=1, dt=DT)
+    actions = {spec.name: field_layout(spec, grid) for spec in plugin.actions(parameters, grid)}
+    rollout = Rollout(backend, plugin.build(grid, parameters), layouts, tunable, 1, DT, actions)
     if sampler is None:
         rng = stream(0, "check")
         drawn = {f"initial.{n}": rng.uniform(0.5, 1.5, (SAMPLES, *layout.shape)) for n, layout in layouts.items()}
@@ -138,10 +154,16 @@ def _case(backend: Backend, plugin: PDEPlugin, grid: Grid | None, sampler: Sampl
 
 def _draw(plugin: PDEPlugin, grid: Grid | None, parameters: Any, sampler: Sampler) -> Mapping[str, np.ndarray]:
     options = sampler.options()
-    first, second = (sampler.sample(grid, parameters, options, stream(1, "check"), SAMPLES) for _ in range(2))
+    first, second = (draw(sampler, grid, parameters, options, TIMING, stream(1, "check"), SAMPLES) for _ in range(2))
+    specs = {spec.name: spec for spec in (*plugin.fields(parameters, grid), *plugin.actions(parameters, grid))}
     for key, value in first.items():
         _require(np.array_equal(value, second[key]), plugin.name, f"samples of {key} differ for one seed")
         _require(value.shape[0] == SAMPLES, plugin.name, f"samples of {key} do not lie along the first axis")
+        role, _, name = key.partition(".")
+        if role in ("initial", "force", "source") and name in specs:
+            expected = field_layout(specs[name], grid, TIMING.steps if role == "force" else None).shape
+            sentence = f"samples of {key} have the shape {value.shape[1:]}, expected {expected}"
+            _require(value.shape[1:] == expected, plugin.name, sentence)
         _require(bool(np.isfinite(value).all()), plugin.name, f"samples of {key} are not finite")
     return first
 
@@ -150,6 +172,7 @@ def _on_backend(name: str, plugin: PDEPlugin, grid: Grid | None, sampler: Sample
     """All checks on one backend; arrays that must agree with the other one."""
     with using(name, "cpu", "float64", "float64") as backend:
         case = _case(backend, plugin, grid, sampler)
+        _check_traced(case)
         result = {key: backend.numpy(value) for key, value in _check_step(case).items()}
         result["gradient"] = _check_gradient(case)
         _check_acting(case)
@@ -173,6 +196,22 @@ def _check_step(case: _Case) -> dict[str, Any]:
     measured = monitors.measure(problem, initial, final)
     monitors.check(problem, {key: float(value) for key, value in measured.items()}, case.name)
     return final
+
+
+def _check_traced(case: _Case) -> None:
+    """A step that was traced once, at zero, is the step itself wherever it is used."""
+    if not case.plugin.traceable:
+        return
+    problem, b = case.problem, case.problem.backend
+    traced = replace(problem, rollout=replace(problem.rollout, _traced={}))
+    try:
+        traced.prepare(Batch(targets=case.x))
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0][:200]
+        _require(False, case.name, f"its step cannot be traced ({reason}); set `traceable=False`")
+    expected = problem.simulate(case.x, {}).final
+    for name, value in traced.simulate(case.x, {}).final.items():
+        _close(b.numpy(expected[name]), b.numpy(value), case.name, f"the traced step gives another {name}")
 
 
 def _check_gradient(case: _Case) -> np.ndarray:
@@ -208,7 +247,7 @@ def _check_acting(case: _Case) -> None:
     rng, values = stream(3, "check"), {}
     for kind, names in (("force", plugin.forces), ("source", plugin.sources)):
         for name in names:
-            shape = problem.rollout.layouts[name].shape
+            shape = {**problem.rollout.layouts, **problem.rollout.action_layouts}[name].shape
             values[f"{kind}.{name}"] = rng.standard_normal((SAMPLES, *((1,) if kind == "force" else ()), *shape))
     for name in plugin.parameter_controls:
         values[f"parameter.{name}"] = np.full(SAMPLES, float(getattr(problem.parameters, name)))
@@ -224,15 +263,22 @@ def _check_acting(case: _Case) -> None:
         _require(bool(np.any(flat != 0)), case.name, f"{key} does not act on a step")
 
 
+def _refuses(case: _Case, solver: InverseSolverPlugin) -> bool:
+    """Whether the solver would refuse this case in a scenario."""
+    problem, losses = case.problem, (("l2", 1.0),)
+    setting = SolverSetting(problem.grid, problem.parameters, solver.options(), TIMING, frozenset(case.x), losses)
+    return solver.check(setting) is not None
+
+
 def _check_inverse(case: _Case, solver: InverseSolverPlugin) -> None:
     """From half the solution, an inverse of the observation at least halves the residual in one call; a solver that
     steps on the loss, perhaps with a limited length, lowers it within a tenth of its step."""
-    if solver.control is not None and solver.control not in case.x:
-        return
-    if solver.observation is not None and solver.observation not in case.problem.observations:
+    if not all(solver.inverts_observation(key) for key in case.problem.observations):
         return
     problem, b = case.problem, case.problem.backend
-    controls = tuple(c for c in problem.controls if solver.control in (None, c.key))
+    controls = tuple(c for c in problem.controls if solver.finds(c.key))
+    if not controls or _refuses(case, solver):
+        return
     x_true = {c.key: case.x[c.key] for c in controls}
     rest = {key: value for key, value in case.x.items() if key not in x_true}
     problem = Problem(**{**problem.__dict__, "controls": controls, "solver": (solver, solver.options())})

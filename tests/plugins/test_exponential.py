@@ -14,6 +14,7 @@ from phiml.math import batch
 
 from plugins.exponential import PLUGIN, UniformOptions
 from toolkit.core.backend import using
+from toolkit.core.errors import ScenarioError
 from toolkit.core.streams import stream
 from toolkit.physics.inverse import natives, tensors
 from toolkit.physics.solvers.newton import NEWTON
@@ -165,3 +166,16 @@ def test_steps_without_scale_learn_where_gradients_vanish():
     assert final_error(type="supervised") == pytest.approx(3.0, abs=0.1)
     assert final_error(inverse_solver={"type": "clipped_newton", "max_step": 0.5}) < 2.5
     assert final_error(inverse_solver="sign") < 2.5
+
+
+def test_the_closed_form_refuses_other_losses():
+    def load(solver: str, loss: str):
+        changes = {"sweep": None, "update.type": "sip", "update.inverse_solver": solver}
+        return load_scenario(SCENARIO, {**changes, "loss": {"type": loss, "on": "final.y"}})
+
+    with pytest.raises(
+        ScenarioError, match="'clipped_newton' has the derivatives of loss l2 only, not l1; set loss: l2"
+    ):
+        load("clipped_newton", "l1")
+    load("clipped_newton", "l2")
+    load("sign", "l1")

@@ -1,9 +1,8 @@
-"""Poisson: exact solves for every boundary, grid and axis; the exact inverse; the published sources."""
+"""Poisson: exact solves for every boundary, grid and axis; the exact inverse; sources that have no potential."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,36 +12,15 @@ from numeric_cases import built, relative, tree_relative, updated
 from phi import field
 from phiml import math
 from phiml.math import batch, spatial
+from poisson_cases import BOXES, LEARNED, PAPER, SIDES, box, noise, pde, problem, rollout, singular, solved, sources
 
-from plugins.poisson import PLUGIN, PoissonParameters, SmoothNoiseOptions, eigenbasis
+from plugins.poisson import eigenbasis
 from toolkit import linear_solve
-from toolkit.core.errors import DivergenceError, ScenarioError
 from toolkit.physics.grid import Grid
-from toolkit.physics.layout import Layout
-from toolkit.physics.losses import L2
 from toolkit.physics.plugin import Inputs
-from toolkit.physics.rollout import Rollout
-from toolkit.scenario.load import load_scenario, scenario_from_text
-from toolkit.training.problem import Control, LossTerm, Problem
+from toolkit.scenario.load import load_scenario
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
-CELLS, EXTENT = {"x": 9, "y": 8, "z": 5}, {"x": 4.5, "y": 10.4, "z": 3.1}
-SIDES = {
-    "periodic": ("periodic", "periodic"),
-    "zero": ("zero", "zero"),
-    "zero_gradient": ("zero_gradient", "zero_gradient"),
-    "mixed": ("zero", "zero_gradient"),
-    "turned": ("zero_gradient", "zero"),
-}
-"""The five kinds of axis: lower and upper side."""
-BOXES = [
-    *((kind,) for kind in SIDES),
-    *product(SIDES, repeat=2),
-    ("periodic", "zero", "mixed"),
-    ("zero_gradient", "periodic", "zero_gradient"),
-    ("turned", "zero_gradient", "zero"),
-]
-PAPER = Grid({"x": 64, "y": 64}, {"x": 64.0, "y": 64.0}, dict.fromkeys(("x-", "x+", "y-", "y+"), "zero"))
 
 
 @pytest.fixture(autouse=True)
@@ -50,51 +28,6 @@ def double() -> Iterator[None]:
     """PhiML computes in double precision where no backend is asked for."""
     with math.precision(64):
         yield
-
-
-def box(kinds: tuple[str, ...]) -> Grid:
-    """Unequal cells and numbers of cells; one kind of sides per axis."""
-    axes = "xyz"[: len(kinds)]
-    sides = {
-        a + end: side for a, kind in zip(axes, kinds, strict=True) for end, side in zip("-+", SIDES[kind], strict=True)
-    }
-    return Grid({a: CELLS[a] for a in axes}, {a: EXTENT[a] for a in axes}, sides)
-
-
-def pde(grid: Grid) -> Any:
-    return PLUGIN.build(grid, PoissonParameters())
-
-
-def rollout(backend, grid: Grid, steps: int = 1) -> Rollout:
-    layout = Layout((), dict(grid.cells))
-    return Rollout(backend, pde(grid), {"source": layout, "potential": layout}, {}, steps, 1.0)
-
-
-def solved(backend, grid: Grid, source: np.ndarray, steps: int = 1) -> np.ndarray:
-    """The potential of sources (B, *cells) after a compiled step."""
-    roll, x = rollout(backend, grid, steps), backend.array(source, "physics")
-
-    def run(x: Any) -> Any:
-        return roll({"source": x, "potential": 0 * x}).final["potential"]
-
-    return backend.numpy(backend.compile(run, x)(x))
-
-
-def problem(backend, grid: Grid) -> Problem:
-    """Potential from source, with the exact inverse."""
-    layout, plugin = Layout((), dict(grid.cells)), PLUGIN.inverse_solvers["laplacian"]
-    return Problem(
-        backend=backend,
-        plugin=PLUGIN,
-        parameters=PoissonParameters(),
-        grid=grid,
-        rollout=rollout(backend, grid),
-        controls=(Control("x", "initial.source", layout),),
-        networks=(),
-        terms=(LossTerm("final.potential", L2),),
-        observations={"final.potential": layout},
-        solver=(plugin, plugin.options()),
-    )
 
 
 def second_difference(cells: int, dx: float, lower: str, upper: str) -> np.ndarray:
@@ -119,17 +52,6 @@ def laplacian(grid: Grid) -> np.ndarray:
         before, after = np.prod(grid.shape[:i], dtype=int), np.prod(grid.shape[i + 1 :], dtype=int)
         total += np.kron(np.kron(np.eye(before), along), np.eye(after))
     return total
-
-
-def singular(kinds: tuple[str, ...]) -> bool:
-    return set(kinds) <= {"periodic", "zero_gradient"}
-
-
-def sources(grid: Grid, count: int = 2) -> np.ndarray:
-    """Random sources, of mean zero if the box needs that."""
-    x = np.random.default_rng(0).standard_normal((count, *grid.shape))
-    axes = tuple(range(1, x.ndim))
-    return x if "zero" in grid.boundary_words() else x - x.mean(axes, keepdims=True)
 
 
 # --- the solve ----------------------------------------------------------------------------------------------------
@@ -306,18 +228,6 @@ def inverted(backend, grid: Grid, x_true: np.ndarray, start: float) -> np.ndarra
     return backend.numpy(backend.compile(run, *natives)(*natives))
 
 
-LEARNED = """
-name: case
-grid: {{cells: {{x: 8, y: 6}}, extent: {{x: 16, y: 18}}, boundary: {boundary}}}
-pde: poisson
-controls: {{s: {{acts_on: initial.source}}}}
-data: {{type: smooth_noise, validation: 3}}
-networks: {{f: {{type: conv_net, layers: [3], input: target, output: s}}}}
-loss: {{type: l2, on: final.potential}}
-update: {{type: {update}, optimizer: {{type: sgd, learning_rate: 0.1}}}}
-"""
-
-
 def test_sip_is_supervised_training_without_the_answers(backend):
     """The equation is linear and the inverse exact, so x̃ = x* and the two directions are one."""
     updates = ("sip, inverse_solver: laplacian", "supervised")
@@ -353,128 +263,3 @@ def test_sip_learns_faster_than_differentiable_physics(backend):
             state, record = case.trainer.step(state, case.batches(k))
         errors.append(record["train_control_error"])
     assert errors[0] < 0.7 * errors[1]
-
-
-# --- sampler ------------------------------------------------------------------------------------------------------
-
-
-def noise(count: int, grid: Grid = PAPER, seed: int = 0, **options: Any) -> np.ndarray:
-    sampler = PLUGIN.samplers["smooth_noise"]
-    drawn = sampler.sample(grid, PoissonParameters(), SmoothNoiseOptions(**options), np.random.default_rng(seed), count)
-    return drawn["initial.source"]
-
-
-@pytest.mark.parametrize("grid", [PAPER, box(("zero", "zero")), box(("periodic",) * 3)], ids=["64²", "2-D", "3-D"])
-def test_every_source_has_mean_0_and_standard_deviation_1(grid):
-    x, axes = noise(5, grid), tuple(range(1, 1 + len(grid.axes)))
-    assert np.max(np.abs(x.mean(axes))) < 1e-14
-    # ½Σx*² is half the number of cells: 2048 on 64².
-    assert 0.5 * np.sum(x**2, axes) == pytest.approx(np.full(5, np.prod(grid.shape) / 2), rel=1e-13)
-
-
-def test_sources_have_the_published_size():
-    """E Σ|x*| ≈ 3290, and potentials of standard deviation ≈ 14."""
-    x = noise(200)
-    # Four standard errors of the sum, and what the last printed digit leaves open.
-    total = np.sum(np.abs(x), axis=(1, 2))
-    assert abs(np.mean(total) - 3290) < 4 * np.std(total) / np.sqrt(200) + 5
-    y = pde(PAPER).solve(math.tensor(x, batch("sample"), spatial("x,y"))).numpy("sample,x,y")
-    assert np.mean(np.std(y, axis=(1, 2))) == pytest.approx(14, abs=1)
-
-
-@pytest.mark.parametrize(("scale", "smoothness"), [(10.0, 1.0), (25.0, 0.5)])
-def test_spectrum_of_the_sources(scale, smoothness):
-    """Power of mode k ∝ |k|^(−4s) above the cut-off, none below; k in waves per `scale`, for any cell size."""
-    grid = Grid({"x": 24, "y": 16}, {"x": 48.0, "y": 64.0})
-    power = np.mean(np.abs(np.fft.fft2(noise(3000, grid, scale=scale, smoothness=smoothness))) ** 2, axis=0)
-    kx = np.fft.fftfreq(24, 2.0)[:, None] * scale
-    ky = np.fft.fftfreq(16, 4.0)[None] * scale
-    k2 = kx**2 + ky**2
-    assert np.max(power[k2 <= 0.1]) < 1e-20 * np.max(power)
-    kept = k2 > 0.1
-    weighted = power[kept] * k2[kept] ** (2 * smoothness)
-    # 3000 samples scatter by 2 to 3 %; dividing by each sample's own deviation bends the strongest modes a little.
-    assert np.max(weighted) / np.min(weighted) < 1.35
-
-
-def test_a_grid_without_room_for_the_noise_is_refused():
-    check = PLUGIN.samplers["smooth_noise"].check
-    assert check(PAPER, PoissonParameters(), SmoothNoiseOptions()) is None
-    tight = check(PAPER, PoissonParameters(), SmoothNoiseOptions(scale=0.4))
-    # Two cells in each direction are the shortest wave: k = scale √(½² + ½²) > √0.1.
-    assert tight is not None
-    assert tight.startswith("data.scale: no wave of this grid is shorter than 1.265")
-    assert tight.endswith("raise data.scale above 0.4472")
-    assert check(PAPER, PoissonParameters(), SmoothNoiseOptions(scale=0.4473)) is None
-    point = check(Grid({"x": 1}, {"x": 1.0}), PoissonParameters(), SmoothNoiseOptions())
-    assert point is not None
-    assert point.endswith("use more cells")
-
-
-# --- monitors and checks ------------------------------------------------------------------------------------------
-
-
-def test_boundary_values_are_refused():
-    text = LEARNED.format(update="dp", boundary="{x: zero, y: {lower: 1.0, upper: zero}}")
-    with pytest.raises(ScenarioError, match="boundary"):
-        scenario_from_text(text)
-
-
-def monitor(grid: Grid, name: str) -> Any:
-    return next(m for m in PLUGIN.monitors(PoissonParameters(), grid) if m.name == name)
-
-
-def test_monitor_sees_a_wrong_potential_but_no_mean():
-    grid = box(("periodic", "zero_gradient"))
-    x = math.tensor(sources(grid), batch("sample"), spatial("x,y"))
-    solution = {"source": x, "potential": pde(grid).solve(x)}
-    start = {"source": x, "potential": 0 * x}
-    residual = monitor(grid, "residual").measure
-    assert np.all(residual(start, solution).numpy("sample") < 1e-13)
-    assert np.all(residual(start, start).numpy("sample") == 0)
-    wrong = {"source": x, "potential": 1.5 * solution["potential"]}
-    assert np.allclose(residual(start, wrong).numpy("sample"), 0.5, rtol=1e-12)
-    shifted = {"source": x + 2, "potential": solution["potential"]}
-    assert np.all(residual(start, shifted).numpy("sample") < 1e-12)
-
-
-def test_monitor_judges_the_mean_of_a_given_source_alone():
-    """Before the first step the source is given; afterwards, and so in training, it may be a prediction."""
-    grid = box(("periodic", "zero_gradient"))
-    x = math.tensor(sources(grid) + 2, batch("sample"), spatial("x,y"))
-    start, solution = {"source": x, "potential": 0 * x}, {"source": x, "potential": pde(grid).solve(x)}
-    rms = np.sqrt(np.mean((sources(grid) + 2) ** 2, axis=(1, 2)))
-    measure = monitor(grid, "mean_source").measure
-    assert np.allclose(measure(start, start).numpy("sample"), 2 / rms, rtol=1e-12)
-    assert np.all(measure(start, solution).numpy("sample") == 0)
-    assert [m.name for m in PLUGIN.monitors(PoissonParameters(), PAPER)] == ["residual"]
-
-
-SIMULATED = """
-name: sim
-grid: {{cells: {{x: 8}}, extent: {{x: 16}}, boundary: periodic}}
-pde: poisson
-data: {{type: file, path: {path}, validation: 2}}
-run: {{precision: float64}}
-output: {{plots: false}}
-"""
-
-
-@pytest.mark.parametrize("mean", [0.0, 0.5])
-def test_given_sources_with_a_mean_fail_a_periodic_run(tmp_path, mean):
-    import xarray as xr
-
-    import toolkit
-
-    x = np.random.default_rng(0).standard_normal((3, 8))
-    x += mean - x.mean(1, keepdims=True)
-    xr.Dataset({"initial_source": (("sample", "x"), x)}).to_netcdf(tmp_path / "sources.nc")
-    path = tmp_path / "sim.yaml"
-    path.write_text(SIMULATED.format(path=tmp_path / "sources.nc"), encoding="utf-8")
-    if mean:
-        with pytest.raises(DivergenceError, match=r"relative mean of the given source .* change data"):
-            toolkit.run(toolkit.load_scenario(path), out=tmp_path)
-        return
-    run = toolkit.run(toolkit.load_scenario(path), out=tmp_path)
-    with run.stored:
-        assert float(run.metrics.residual.max()) < 1e-12

@@ -291,3 +291,21 @@ def test_all_is_well_when_well_conditioned():
     # Both fall from .08 below .003 by step 600 (1e-3 by step 3000).
     assert np.mean(sip[-100:]) < 0.003
     assert np.mean(adam[-100:]) < 0.004
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"loss": "l1"}, "'analytic_newton' has the derivatives of loss l2 only, not l1; set loss: l2"),
+        ({"loss": {"type": "l2", "on": "final.y", "weight": 2.0}}, r"set loss.weight: 1 or max_loss_change: null"),
+    ],
+)
+def test_the_closed_form_refuses_other_losses(changes, words):
+    changes = {
+        key: {"on": "final.y", "type": value} if isinstance(value, str) else value for key, value in changes.items()
+    }
+    with pytest.raises(ScenarioError, match=r"update\.inverse_solver: inverse solver " + ".*" + words):
+        load_scenario(SCENARIO, {"update.inverse_solver": "analytic_newton", **changes})
+    free = {"type": "analytic_newton", "max_loss_change": None}
+    weighted = {"type": "l2", "on": "final.y", "weight": 2.0}
+    load_scenario(SCENARIO, {"update.inverse_solver": free, "loss": weighted})

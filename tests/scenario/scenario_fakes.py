@@ -69,7 +69,8 @@ WARM = PDEPlugin(
     build=_never,
     dimensions=(1, 2),
     boundaries=frozenset({"periodic", "zero"}),
-    forces=("u",),
+    forces=("u", "knob"),
+    actions=lambda parameters, grid: (FieldSpec("knob", "position of the knob", "V", on_grid=False),),
     parameter_controls=("coupling", "diffusivity"),
     samplers={
         "bumps": Sampler("bumps", _bumps, BumpsOptions, _fits),

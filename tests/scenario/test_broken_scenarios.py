@@ -159,9 +159,9 @@ FITS = [
     # controls, networks, loss, output
     (
         [("initial.u", "initial.v")],
-        "6:20: controls.start.acts_on: PDE 'warm' has no 'initial.v'; fields that accept initial: u",
+        "6:20: controls.start.acts_on: PDE 'warm' has no 'initial.v'; places that accept initial: u",
     ),
-    ([("initial.u", "source.u")], "fields that accept source: none"),
+    ([("initial.u", "source.u")], "places that accept source: none"),
     (
         [("initial.u", "parameter.nu")],
         "PDE 'warm' has no 'parameter.nu'; parameters that can be controls: coupling, diffusivity",

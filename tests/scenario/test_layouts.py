@@ -11,6 +11,7 @@ from toolkit.scenario.layouts import control_layout, network_shape, observation_
 from toolkit.scenario.load import load_scenario, scenario_from_text
 
 FORCE, TARGETS = ("initial.u", "force.u"), ("type: bumps", "type: targets")
+VECTORS = ("type: u_net, levels: 2, filters: 4", "type: mlp, layers: [3]")
 SOLVER = ("type: sip\n  inverse_solver: spectral", "type: dp")
 
 
@@ -65,5 +66,29 @@ def test_components_are_channels(tmp_path):
 def test_a_number_and_a_field_cannot_come_from_one_network_on_a_grid(write):
     path = write(("initial.u", "parameter.diffusivity"), SOLVER)
 
-    with pytest.raises(ScenarioError, match="its input and output are partly on the grid and partly not"):
+    with pytest.raises(ScenarioError, match="partly on the grid and partly not; use a network of vectors"):
         load_scenario(path)
+
+
+def test_an_action_is_one_number_per_step(write):
+    path = write(("initial.u", "force.knob"), TARGETS, ("steps: 2", "steps: 5"), VECTORS, SOLVER)
+    sections = load_scenario(path).sections
+
+    assert control_layout(sections, sections.controls["start"]).shape == (5,)
+    assert sections.described["knob"].units == "V"
+    assert set(sections.fields) == {"u"}
+    # All of the target goes in and all steps come out, as vectors.
+    assert _shape(path) == NetworkShape(16 * 8, 5)
+
+
+def test_an_action_in_closed_loop_is_one_number(write):
+    path = write(("initial.u", "force.knob"), TARGETS, VECTORS, ("input: target", "every_step: true"), SOLVER)
+
+    assert _shape(path) == NetworkShape(16 * 8, 1)
+
+
+def test_an_action_accepts_only_what_the_plugin_says(write):
+    with pytest.raises(ScenarioError, match=r"has no 'source\.knob'; places that accept source: none"):
+        load_scenario(write(("initial.u", "source.knob")))
+    with pytest.raises(ScenarioError, match=r"has no 'initial\.knob'; places that accept initial: u"):
+        load_scenario(write(("initial.u", "initial.knob")))

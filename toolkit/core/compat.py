@@ -137,20 +137,24 @@ def _forget_failed_trace(original: Callable[..., Any], torch_backend: Any) -> Ca
     return __call__
 
 
-def linear_solve(rel_tol: float, abs_tol: float, max_iterations: int = 1000) -> Solve:
+def linear_solve(rel_tol: float, abs_tol: float, max_iterations: int = 1000, monitored: bool = False) -> Solve:
     """The one linear solver to use: conjugate gradients for symmetric operators, singular ones included.
 
     The residual ends below max(rel_tol ‖y‖, abs_tol). PhiFlow's default is a direct solve that fails in
     single precision on closed and periodic boxes and under compilation; its plain CG appends a Lagrange row
     there, which makes the matrix indefinite. With `rank_deficiency=0` CG stays in the range of the operator
     instead. That needs a right-hand side outside the null space (mean zero): pressure solves see to it.
+
+    A solve that stops early raises, but not where it is compiled. `monitored`: it never raises, because a monitor
+    judges what is left (`relative_residual`), with the same words on every backend.
     """
     if rel_tol < 0 or abs_tol < 0 or rel_tol + abs_tol == 0 or max_iterations < 1:
         raise ValueError(
             f"a solve needs rel_tol, abs_tol >= 0, not both 0, and max_iterations >= 1; "
             f"not {rel_tol}, {abs_tol}, {max_iterations}"
         )
-    return Solve("CG", rel_tol, abs_tol, max_iterations=max_iterations, rank_deficiency=0)
+    suppress = (math.NotConverged, math.Diverged) if monitored else ()
+    return Solve("CG", rel_tol, abs_tol, max_iterations=max_iterations, suppress=suppress, rank_deficiency=0)
 
 
 def with_boundary(field: Field, boundary: Any) -> Field:

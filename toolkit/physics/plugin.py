@@ -44,9 +44,9 @@ class Inputs:
     """What acts on one time step besides the state: the controls of that step and the sources."""
 
     force: Mapping[str, Tensor] = field(default_factory=dict)
-    """By field, for this time step."""
+    """By field or action, for this time step."""
     source: Mapping[str, Tensor] = field(default_factory=dict)
-    """By field, constant in time."""
+    """By field or action, constant in time."""
     parameter: Mapping[str, Tensor] = field(default_factory=dict)
     """PDE parameters that are controls, by name; they override the scenario's value."""
 
@@ -60,17 +60,29 @@ class PDE(Protocol):
 
 
 @dataclass(frozen=True)
+class Timing:
+    """The time of a simulation, `time` in the scenario."""
+
+    steps: int
+    dt: float
+    """Length of a time step."""
+
+
+@dataclass(frozen=True)
 class Sampler:
     """Draws the unknown controls (and what else the samples differ in) of random problems."""
 
     summary: str
-    sample: Callable[[Grid | None, Any, Any, np.random.Generator, int], dict[str, np.ndarray]]
+    sample: Callable[..., dict[str, np.ndarray]]
     """(grid, pde parameters, options, generator, count) -> arrays by key. Keys are control keys
     (`initial.<field>`, …) or `target.<field>` where the sampler gives the observation itself; arrays are
     laid out (count, *cells, *components) and come from NumPy, so that both backends see the same data."""
     options: type[Options] = NoOptions
-    check: Callable[[Grid | None, Any, Any], str | None] = lambda grid, parameters, options: None
-    """A sentence that says why these options do not fit this grid, or None."""
+    check: Callable[..., str | None] = lambda grid, parameters, options, timing=None: None
+    """(grid, pde parameters, options) -> a sentence that says why these options do not fit this grid, or None."""
+    in_time: bool = False
+    """True: what it draws depends on the time of the simulation, as a force per time step or a target along `t`;
+    `sample` and `check` then take a `Timing` after the options."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +115,17 @@ class InverseSolver(Protocol):
         ...
 
 
+class StepInverse(Protocol):
+    """A local inverse of one time step near a known (s_t, c_t) -> s_{t+1}."""
+
+    def __call__(
+        self, state: State, inputs: Inputs, after: State, target: State, step: Any
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """(s̃_t, c̃_t) near (s_t, c_t) whose step leads to `target` near `after` = s_{t+1}: the state by field and the
+        forces that are controls by name. `step` counts from 0 and may be a traced number."""
+        ...
+
+
 @dataclass(frozen=True)
 class InverseProblem:
     """What a solver may use to invert: the PDE, and the map P and the loss of one batch.
@@ -128,6 +151,29 @@ class InverseProblem:
     """P: (controls, context) -> observations; native, differentiable."""
     loss: Callable[[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]], Any]
     """(controls, targets, context) -> L(P(x), y*) per sample; native (sample,)."""
+    states: Mapping[str, Any]
+    """`Layout` of each field of the state, by name."""
+    trajectory: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
+    """(controls, context) -> states s_0 … s_T by field; native (sample, T + 1, …)."""
+    traced: Callable[..., Callable[..., Any]] = lambda name, function, *example: function
+    """(name, function of native trees, *example) -> the function without its Python overhead, traced once per name
+    and shapes of the example: everything that differs between batches has to be an argument."""
+
+
+@dataclass(frozen=True)
+class SolverSetting:
+    """What an inverse solver can judge before anything runs."""
+
+    grid: Grid | None
+    parameters: Any
+    """Of the PDE."""
+    options: Any
+    """Of the solver."""
+    timing: Timing
+    acting: frozenset[str]
+    """Keys of all that acts, controls and what the data gives: `initial.u`, `force.u`, `parameter.nu`."""
+    losses: tuple[tuple[str, float], ...]
+    """Kind and weight of each loss term."""
 
 
 @dataclass(frozen=True)
@@ -140,10 +186,10 @@ class InverseSolverPlugin:
     options: type[Options] = NoOptions
     inverts: tuple[str, ...] | None = None
     """Names of PDEs; None: any PDE."""
-    control: str | None = None
-    """The control it finds, as `initial.temperature`; None: all controls."""
-    observation: str | None = None
-    """The observation it inverts, as `final.temperature`; None: any."""
+    control: str | tuple[str, ...] | None = None
+    """The control or controls it finds, as `initial.temperature`; None: all controls."""
+    observation: str | tuple[str, ...] | None = None
+    """The observation or observations it inverts, as `final.temperature`; None: any."""
     works_on: str = "observation"
     """`observation`: inverts y, is handed y0 + η Δy with Δy the Newton step of the loss in y.
     `loss`: takes its own step on L(P(x), y*), is handed y* and its step is scaled by η."""
@@ -151,7 +197,22 @@ class InverseSolverPlugin:
     """Boundary words it supports on every side; None: all that the PDE supports."""
     physics_precision: str | None = None
     """`float64` where single precision would overflow or lose the result; None: any."""
+    check: Callable[[SolverSetting], str | None] = lambda setting: None
+    """Why it cannot invert this scenario and which key to change, as the end of the sentence that begins with
+    "inverse solver <name> …"; or None."""
     references: tuple[str, ...] = ()
+
+    def finds(self, control: str) -> bool:
+        """Whether it finds a control, by key."""
+        return self.control is None or control in _tuple(self.control)
+
+    def inverts_observation(self, observation: str) -> bool:
+        """Whether it inverts an observation, by key."""
+        return self.observation is None or observation in _tuple(self.observation)
+
+
+def _tuple(words: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (words,) if isinstance(words, str) else words
 
 
 @dataclass(frozen=True)
@@ -212,15 +273,21 @@ class PDEPlugin:
     boundaries: frozenset[str] = frozenset({"periodic"})
     """Boundary words it accepts on a side: `periodic`, `zero`, `zero_gradient`, `value`."""
     forces: tuple[str, ...] = ()
-    """Fields that accept `force.<field>`."""
+    """Fields and actions that accept `force.<name>`."""
     sources: tuple[str, ...] = ()
-    """Fields that accept `source.<field>`."""
+    """Fields and actions that accept `source.<name>`."""
+    actions: Callable[[Any, Grid | None], tuple[FieldSpec, ...]] = lambda parameters, grid: ()
+    """(parameters, grid) -> what acts without being a field of the state, such as one voltage for a whole system
+    (`on_grid=False` and no components: one number). Named unlike the fields, listed in `forces` or `sources`."""
     samplers: Mapping[str, Sampler] = field(default_factory=dict)
     losses: Mapping[str, LossPlugin] = field(default_factory=dict)
     inverse_solvers: Mapping[str, InverseSolverPlugin] = field(default_factory=dict)
     monitors: Callable[[Any, Grid | None], tuple[Monitor, ...]] = lambda parameters, grid: ()
     control_metrics: tuple[ControlMetric, ...] = ()
     stability: Callable[[Any, Grid | None, float], tuple[StabilityNumber, ...]] = lambda p, grid, dt: ()
+    check_sample: Callable[[Grid | None, Any, Mapping[str, np.ndarray]], str | None] = lambda grid, p, sample: None
+    """(grid, parameters, arrays of one sample by key, laid out (*cells, *components)) -> a sentence that says why it
+    cannot be simulated, or None. Begun with a key, as `initial.u: `, it is told of what the data calls so."""
     parameter_controls: tuple[str, ...] = ()
     """Parameters that `step` reads from its inputs, so that `parameter.<name>` can be a control."""
     correct_controls: Callable[[Any, State, State, frozenset[str]], dict[str, Tensor]] | None = None

@@ -9,7 +9,8 @@ import netCDF4
 import numpy as np
 
 from toolkit.physics.layout import Layout
-from toolkit.scenario.layouts import control_layout, observation_layout, target_keys
+from toolkit.scenario.check_samples import check_place, check_values
+from toolkit.scenario.layouts import given_layout, target_keys
 from toolkit.scenario.report import Report, listed
 from toolkit.scenario.sections import DataChoice, Sections
 from toolkit.training.data import file_key, file_split
@@ -17,41 +18,53 @@ from toolkit.training.data import file_key, file_split
 PATH = ("data", "path")
 
 
-def check_file(sections: Sections, data: DataChoice, report: Report) -> None:
-    """Add a finding for whatever would stop a run on this file."""
+def check_file(sections: Sections, data: DataChoice, report: Report) -> frozenset[str]:
+    """Add a finding for whatever would stop a run on this file; the keys of what it holds."""
     assert data.path is not None
     if not data.path.is_file():
-        return  # reported where the path is resolved
+        return frozenset()  # reported where the path is resolved
     try:
         with netCDF4.Dataset(data.path) as dataset:
-            _check(sections, data, dataset, report)
+            return frozenset(_check(sections, data, dataset, report))
     except (OSError, RuntimeError) as error:
         report.add(PATH, f"cannot read {data.path.name} as netCDF: {error}")
+        return frozenset()
 
 
-def _check(sections: Sections, data: DataChoice, dataset: Any, report: Report) -> None:
-    found = {
-        key: variable
-        for name, variable in dataset.variables.items()
-        if "sample" in variable.dimensions and (key := file_key(name, getattr(variable, "role", ""))) is not None
-    }
+def _check(sections: Sections, data: DataChoice, dataset: Any, report: Report) -> list[str]:
+    before = len(report.problems)
+    found = _variables(dataset, report)
     if not found:
         report.add(PATH, f"{data.path} holds no samples: no variable <field>_target or initial_<field> along `sample`")
-        return
+        return []
+    if not len(dataset.dimensions["sample"]):
+        report.add(PATH, "the file holds no samples: `sample` has length 0")
+        return list(found)
     _check_counts(sections, data, len(dataset.dimensions["sample"]), report)
     _check_coordinates(sections, dataset, report)
-    layouts = _layouts(sections)
     for key, variable in found.items():
-        if key in layouts:
-            _check_shape(key, variable, layouts[key], report)
+        check_place(sections, key, f"{variable.name} of the file", PATH, report)
+        layout = given_layout(sections, key)
+        if layout is not None:
+            _check_shape(key, variable, layout, report)
     check_given(sections, "the file", list(found), ("data", "path"), report)
+    if len(report.problems) == before:
+        assert data.path is not None
+        check_values(sections, found, data.path.name, report)
+    return list(found)
 
 
-def _layouts(sections: Sections) -> dict[str, Layout]:
-    layouts = {control.acts_on: control_layout(sections, control) for control in sections.controls.values()}
-    for key in target_keys(sections):
-        layouts[f"target.{key.partition('.')[2]}"] = observation_layout(sections, key)
-    return layouts
+def _variables(dataset: Any, report: Report) -> dict[str, Any]:
+    """What the file gives, by key."""
+    found: dict[str, Any] = {}
+    for name, variable in dataset.variables.items():
+        key = file_key(name, getattr(variable, "role", ""))
+        if key is None or "sample" not in variable.dimensions:
+            continue
+        if key in found:
+            report.add(PATH, f"{found[key].name} and {name} of the file are both {key}; remove one of them")
+        found[key] = variable
+    return found
 
 
 def _check_counts(sections: Sections, data: DataChoice, count: int, report: Report) -> None:

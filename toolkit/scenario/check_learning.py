@@ -7,42 +7,52 @@ import re
 import numpy as np
 
 from toolkit.core.optimizers import OPTIMIZERS
+from toolkit.physics.plugin import SolverSetting
+from toolkit.physics.sampling import draw, objection
 from toolkit.scenario import kinds
 from toolkit.scenario.check_file import check_file, check_given
-from toolkit.scenario.layouts import control_layout, observation_layout, target_keys
+from toolkit.scenario.check_samples import check_drawn
+from toolkit.scenario.extremes import ask
+from toolkit.scenario.layouts import timing
 from toolkit.scenario.problems import KeyPath
 from toolkit.scenario.report import Report, listed
-from toolkit.scenario.sections import DataChoice, Sections, UpdateChoice
+from toolkit.scenario.sections import DataChoice, Sections, SolverChoice, UpdateChoice
 
 LINE_SEARCH = ("lbfgs",)
 """Optimizers that search along a line: the direction has to be the gradient of a known function."""
 
 
-def check_data(sections: Sections, report: Report) -> None:
-    """The sampler fits the grid and gives what the loss and the rule need."""
+def check_data(sections: Sections, report: Report) -> frozenset[str]:
+    """The sampler fits the grid and gives what the loss and the rule need; the keys that the data give."""
     data = sections.data
     if data is None:
         _check_without_data(sections, report)
-        return
+        return frozenset()
     learned = sections.update is not None
     if learned and sections.networks and data.train is not None and sections.train.batch_size > data.train:
         message = f"a batch of {sections.train.batch_size} needs more than the {data.train} samples of data.train"
         report.add(("train", "batch_size"), f"{message}; lower it to {data.train} or raise data.train")
     if data.sampler is None:
-        check_file(sections, data, report)
-        return
+        return check_file(sections, data, report)
     if not (learned and sections.networks) and data.validation == 0:
         what = "whose controls are optimised" if learned else "that are simulated"
         message = f"without networks the validation samples are those {what}"
         report.add(("data", "validation"), f"{message}; expected 1 or more")
-    objection = data.sampler.check(sections.grid, sections.pde.options, data.options)
-    if objection:
+    sampler, before, options = data.sampler, len(report.problems), data.options
+    refused = ask(
+        lambda: objection(sampler, sections.grid, sections.pde.options, options, timing(sections)),
+        f"sampler {data.type!r}",
+        ("data",),
+        report,
+    )
+    if refused:
         # Samplers may begin with the key that is to blame.
-        key = re.match(r"data((?:\.\w+)+): *(.+)", objection, re.DOTALL)
+        key = re.match(r"data((?:\.\w+)+): *(.+)", refused, re.DOTALL)
         path: KeyPath = ("data", *key.group(1)[1:].split(".")) if key else ("data",)
-        report.add(path, key.group(2) if key else objection, at_key=key is None)
-        return
-    _check_samples(sections, data, report)
+        report.add(path, key.group(2) if key else refused, at_key=key is None)
+    if len(report.problems) > before:
+        return frozenset()
+    return _check_samples(sections, data, report)
 
 
 def _check_without_data(sections: Sections, report: Report) -> None:
@@ -56,27 +66,26 @@ def _check_without_data(sections: Sections, report: Report) -> None:
         report.add(("update", "type"), f"{message}; give `data` ({samplers})")
 
 
-def _check_samples(sections: Sections, data: DataChoice, report: Report) -> None:
+def _check_samples(sections: Sections, data: DataChoice, report: Report) -> frozenset[str]:
     """Draw one sample: which keys a sampler gives, and in which shape, only the sampler knows."""
     assert data.sampler is not None
-    generator = np.random.default_rng(data.seed)
-    try:
-        drawn = data.sampler.sample(sections.grid, sections.pde.options, data.options, generator, 1)
-    except MemoryError:
-        report.add(("grid", "cells"), "not even one sample of this grid fits into memory; use fewer cells")
-        return
-    layouts = {c.acts_on: control_layout(sections, c) for c in sections.controls.values()}
-    layouts.update({f"target.{k.partition('.')[2]}": observation_layout(sections, k) for k in target_keys(sections)})
-    for key, values in drawn.items():
-        if key in layouts and values.shape != (1, *layouts[key].shape):
-            shape = layouts[key].shape
-            message = f"sampler {data.type!r} gives {key} in the shape {values.shape[1:]}, expected {shape}"
-            report.add(("data", "type"), message)
-    check_given(sections, f"sampler {data.type!r}", list(drawn), ("data", "type"), report)
+    sampler, generator = data.sampler, np.random.default_rng(data.seed)
+    what = f"sampler {data.type!r}"
+    drawn = ask(
+        lambda: draw(sampler, sections.grid, sections.pde.options, data.options, timing(sections), generator, 1),
+        what,
+        ("data",),
+        report,
+    )
+    if drawn is None:
+        return frozenset()
+    check_drawn(sections, drawn, what, report)
+    check_given(sections, what, list(drawn), ("data", "type"), report)
+    return frozenset(drawn)
 
 
-def check_update(sections: Sections, report: Report) -> None:
-    """The rule gets what it needs, and the optimizer what it assumes."""
+def check_update(sections: Sections, given: frozenset[str], report: Report) -> None:
+    """The rule gets what it needs, and the optimizer what it assumes; `given`: keys that the data give."""
     update = sections.update
     if update is None:
         if sections.networks:
@@ -94,27 +103,24 @@ def check_update(sections: Sections, report: Report) -> None:
     if "control_reference" in update.plugin.needs and any(n.every_step for n in sections.networks.values()):
         message = f"update rule {update.type!r} compares with true controls, which a network in the loop has none of"
         report.add(("update", "type"), f"{message}; use 'dp'")
-    _check_solver(sections, update, report)
+    _check_solver(sections, update, given, report)
     _check_optimizer(sections, update, report)
 
 
-def _check_solver(sections: Sections, update: UpdateChoice, report: Report) -> None:
+def _check_solver(sections: Sections, update: UpdateChoice, given: frozenset[str], report: Report) -> None:
     if update.inverse_solver is None:
         return
+    before = len(report.problems)
     solver, name = update.inverse_solver.plugin, update.inverse_solver.type
     path: KeyPath = ("update", "inverse_solver", "type")
-    if any(network.every_step for network in sections.networks.values()):
-        report.add(path, "an inverse solver finds controls of a whole simulation; `every_step: true` has none")
-    if solver.control is not None:
-        others = [c.acts_on for c in sections.controls.values() if c.acts_on != solver.control]
-        if others:
-            message = f"inverse solver {name!r} finds {solver.control}, not {listed(others)}"
-            report.add(path, message + _alternatives(sections, name))
-    if solver.observation is not None:
-        others = [term.on for term in sections.loss if term.on != solver.observation]
-        if others:
-            message = f"inverse solver {name!r} inverts {solver.observation}, not {listed(others)}"
-            report.add(path, message + _alternatives(sections, name))
+    others = [c.acts_on for c in sections.controls.values() if not solver.finds(c.acts_on)]
+    if others:
+        message = f"inverse solver {name!r} finds {_listed(solver.control)}, not {listed(others)}"
+        report.add(path, message + _alternatives(sections, name))
+    others = [term.on for term in sections.loss if not solver.inverts_observation(term.on)]
+    if others:
+        message = f"inverse solver {name!r} inverts {_listed(solver.observation)}, not {listed(others)}"
+        report.add(path, message + _alternatives(sections, name))
     if solver.boundaries is not None and sections.grid is not None:
         refused = sections.grid.boundary_words() - solver.boundaries
         if refused:
@@ -126,6 +132,24 @@ def _check_solver(sections: Sections, update: UpdateChoice, report: Report) -> N
         report.add(("run", "precision") if one_word else ("run", "precision", "physics"), message)
     if solver.works_on == "observation":
         _check_newton_step(sections, name, report)
+    if len(report.problems) == before:
+        _check_setting(sections, update.inverse_solver, given, report)
+
+
+def _check_setting(sections: Sections, solver: SolverChoice, given: frozenset[str], report: Report) -> None:
+    """What the solver itself has to say against this scenario."""
+    acting = {c.acts_on for c in sections.controls.values()} | {k for k in given if not k.startswith("target.")}
+    losses = tuple((term.type, term.weight) for term in sections.loss)
+    refused = solver.plugin.check(
+        SolverSetting(sections.grid, sections.pde.options, solver.options, timing(sections), frozenset(acting), losses)
+    )
+    if refused:
+        message = f"inverse solver {solver.type!r} {refused}"
+        report.add(("update", "inverse_solver"), message + _alternatives(sections, solver.type))
+
+
+def _listed(keys: str | tuple[str, ...] | None) -> str:
+    return keys if isinstance(keys, str) else listed(keys or ())
 
 
 def _alternatives(sections: Sections, name: str) -> str:
