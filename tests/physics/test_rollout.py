@@ -181,6 +181,36 @@ def test_two_halves_make_a_whole(backend):
     assert relative(backend.numpy(joined), backend.numpy(whole(start).final["s"])) < 1e-14
 
 
+class Pushed:
+    """s ← s + (0, 1, 2) (force + 2 source) dt, by numbers that are no fields."""
+
+    def step(self, state, inputs, t, dt):
+        push = inputs.force["push"] + 2 * inputs.source["push"]
+        return {"s": state["s"] + math.wrap([0.0, 1.0, 2.0], math.channel(vector="a,b,c")) * push * dt}
+
+
+def test_actions_have_their_own_layout_in_open_and_closed_loop(backend):
+    """A force (sample, t) and a source (sample,) that act on no field; traced as in training."""
+    rng = np.random.default_rng(5)
+    force, source = rng.standard_normal((SAMPLES, STEPS)), rng.standard_normal(SAMPLES)
+    roll = Rollout(backend, Pushed(), {"s": STATE}, {}, STEPS, 0.5, {"push": Layout()})
+    controls = Controls({"push": backend.array(force)}, {"push": backend.array(source)})
+    start = {"s": backend.zeros((SAMPLES, N))}
+    roll.prepare(start, controls)
+    expected = np.cumsum(force + 2 * source[:, None], axis=1)[..., None] * [0.0, 0.5, 1.0]
+    assert relative(backend.numpy(roll(start, controls, record=True).states["s"]), expected) < 1e-14
+
+    def policy(state: Any, i: Any) -> dict[str, Any]:
+        return {"push": state["s"][:, 1] + 1}
+
+    found = roll(start, Controls(source=controls.source), policy, record=True)
+    s = np.zeros(SAMPLES)
+    for k in range(STEPS):
+        assert relative(backend.numpy(found.forces["push"])[:, k], s + 1) < 1e-14
+        s = s + 0.5 * (s + 1 + 2 * source)
+    assert relative(backend.numpy(found.final["s"]), s[:, None] * [0.0, 1.0, 2.0]) < 1e-14
+
+
 def heat_rollout(backend, steps: int) -> Rollout:
     grid = Grid({"x": 6, "y": 4}, {"x": 3.0, "y": 5.0})
     pde = HEAT.build(grid, HeatParameters(diffusivity=0.3))

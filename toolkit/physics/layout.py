@@ -6,7 +6,7 @@ has one entry per time step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,3 +70,8 @@ def field_layout(spec: FieldSpec, grid: Grid | None, steps: int | None = None) -
     """Layout of a state field, or with `steps` of one such field per time step."""
     cells = dict(grid.cells) if grid is not None and spec.on_grid else None
     return Layout(spec.components, cells, steps)
+
+
+def mixed(layouts: Iterable[Layout]) -> bool:
+    """Whether some lie on a grid and some do not; a network then sees and gives all of them as one vector."""
+    return len({layout.cells is not None for layout in layouts}) > 1

@@ -38,7 +38,7 @@ STOPPED = GradientFlow(0.0, 0.0)
 
 @dataclass(frozen=True)
 class Controls:
-    """Native controls of a rollout by field or parameter name; `force` has one entry per step, (sample, t, …)."""
+    """Native controls of a rollout by name of what they act on; `force` has one entry per step, (sample, t, …)."""
 
     force: Natives = field(default_factory=dict)
     source: Natives = field(default_factory=dict)
@@ -70,6 +70,8 @@ class Rollout:
     parameter_layouts: Mapping[str, Layout]
     steps: int
     dt: float
+    action_layouts: Mapping[str, Layout] = field(default_factory=dict)
+    """Of forces and sources that act on no field, by action."""
     _traced: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __call__(
@@ -80,25 +82,34 @@ class Rollout:
         flow: GradientFlow = FULL,
         record: bool = False,
         start: Any = 0,
+        offsets: Natives | None = None,
     ) -> Trajectory:
-        """States from `initial`, step number `start` on; pure."""
+        """States from `initial`, step number `start` on; pure.
+
+        `offsets` (sample, steps + 1, …) by field are added to the states s_0 … s_T as they arise: the derivative with
+        respect to offsets of zero is the adjoint of each state.
+        """
         controls = controls or Controls()
         b = self.backend
         steps = b.array(np.arange(self.steps)) + start
         forces = {name: b.xp.moveaxis(value, 1, 0) for name, value in controls.force.items()}
         gates, fixed = self._gates(flow)
+        moved = {name: b.xp.moveaxis(value, 1, 0) for name, value in (offsets or {}).items()}
+        later = {name: value[1:] for name, value in moved.items()}
+        initial = {name: value + moved[name][0] if name in moved else value for name, value in initial.items()}
 
         def body(state: dict[str, Any], x: Any) -> tuple[dict[str, Any], Any]:
-            i, force, gate_values = x
+            i, force, gate_values, offset = x
             alpha = gate_values.get("alpha", fixed["alpha"])
             beta = gate_values.get("beta", fixed["beta"])
             if policy is not None:
                 force = {**force, **policy({k: self._gate(v, alpha) for k, v in state.items()}, i)}
             gated = {k: self._gate(v, beta) for k, v in state.items()}
             new = self._step(gated, force, controls.source, controls.parameter, i)
+            new = {k: v + offset[k] if k in offset else v for k, v in new.items()}
             return new, ((new if record else {}), (force if policy is not None else {}))
 
-        final, (states, used) = b.scan(body, dict(initial), (steps, forces, gates), self.steps)
+        final, (states, used) = b.scan(body, initial, (steps, forces, gates, later), self.steps)
         by_sample = {name: b.xp.moveaxis(value, 0, 1) for name, value in states.items()}
         return Trajectory(final, by_sample, {n: b.xp.moveaxis(v, 0, 1) for n, v in used.items()})
 
@@ -121,14 +132,18 @@ class Rollout:
     def _eager_step(self, state: Any, force: Any, source: Any, parameter: Any, i: Any) -> dict[str, Any]:
         samples = next(iter(state.values())).shape[0]
         inputs = Inputs(
-            force={n: self.layouts[n].wrap(v) for n, v in force.items()},
-            source={n: self.layouts[n].wrap(v) for n, v in source.items()},
+            force={n: self._acting(n).wrap(v) for n, v in force.items()},
+            source={n: self._acting(n).wrap(v) for n, v in source.items()},
             parameter={n: self.parameter_layouts[n].wrap(v) for n, v in parameter.items()},
         )
         wrapped = {name: self.layouts[name].wrap(value) for name, value in state.items()}
         # Cast first: torch would make the product of an integer and a number single precision.
         new = self.pde.step(wrapped, inputs, self.backend.cast(i, "physics") * self.dt, self.dt)
         return {name: self.layouts[name].native(new[name], samples) for name in state}
+
+    def _acting(self, name: str) -> Layout:
+        """Layout of a force of one step, or of a source."""
+        return self.action_layouts[name] if name in self.action_layouts else self.layouts[name]
 
     def _gates(self, flow: GradientFlow) -> tuple[dict[str, Any], dict[str, float]]:
         """Gates that change per step as arrays, and those that do not as numbers."""

@@ -66,6 +66,9 @@ def _target_columns(fields: xr.Dataset, with_result: bool) -> list[_Column]:
     if target is None:
         return []
     wanted, result = fields[target], fields.get(target.removesuffix(names.TARGET))
+    if result is not None and panels.is_point(panels.section(panels.sample(wanted, 0))) and names.TIME in result.dims:
+        # Nothing to draw of the target but points: where the way of the result should end.
+        return [_Column("observation $y$", [("result $P(x)$", result), ("target $y^*$", wanted)])]
     if result is not None and names.TIME in result.dims and names.TIME not in wanted.dims:
         result = result.isel({names.TIME: -1})
     if result is None:

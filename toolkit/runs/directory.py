@@ -91,8 +91,11 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
-def create(out: Path, scenario_name: str, content_hash: str, run_id: str | None = None) -> RunDirectory:
-    """Claim a new run directory; a `run_id` that is taken is refused with a ScenarioError."""
+def create(
+    out: Path, scenario_name: str, content_hash: str, run_id: str | None = None, prefix: str = ""
+) -> RunDirectory:
+    """Claim a new run directory; a `run_id` that is taken is refused with a ScenarioError, an automatic one begins with
+    `prefix`."""
     parent = out / check_name(scenario_name, "name")
     _make(parent)
     if run_id is not None:
@@ -102,7 +105,7 @@ def create(out: Path, scenario_name: str, content_hash: str, run_id: str | None 
                 f"--name: {path} exists already; choose another name, or go on with `phinverse resume {path}`"
             )
         return RunDirectory(path)
-    stamp = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{content_hash[:6]}"
+    stamp = f"{prefix}{datetime.now(UTC):%Y%m%d-%H%M%S}-{content_hash[:6]}"
     for attempt in range(1, MAX_ATTEMPTS):
         path = parent / (stamp if attempt == 1 else f"{stamp}-{attempt}")
         if _claim(path):

@@ -101,6 +101,11 @@ def is_image(array: xr.DataArray) -> bool:
     return array.ndim == 2 and component_dim(array) is None
 
 
+def is_point(array: xr.DataArray) -> bool:
+    """Whether a section has neither space nor time: one number, or one per component."""
+    return not set(array.dims) - {component_dim(array)}
+
+
 def style(axes: Axes) -> None:
     """The common look of a panel: thin frame, small ticks, dark grey ink."""
     axes.tick_params(which="both", labelsize=SMALL, width=0.6, length=2.5, color=INK, labelcolor=INK)
@@ -111,10 +116,14 @@ def style(axes: Axes) -> None:
 
 
 def draw_lines(axes: Axes, arrays: Sequence[tuple[str, xr.DataArray]]) -> None:
-    """Draw sections of one dimension (or one and components) over each other, later ones dashed."""
+    """Draw sections of one dimension (or one and components) over each other, later ones dashed; points of a section
+    without any stand where the lines before it end."""
     styles = ("-", "--", ":", "-.")
     for number, (name, array) in enumerate(arrays):
         component = component_dim(array)
+        if is_point(array):
+            _draw_points(axes, name, array)
+            continue
         dim = next(str(d) for d in array.dims if d != component)
         position = _positions(array, dim)
         parts = [(name, array)]
@@ -131,6 +140,13 @@ def draw_lines(axes: Axes, arrays: Sequence[tuple[str, xr.DataArray]]) -> None:
     axes.grid(linewidth=0.3, color="#cccccc")
     axes.set_axisbelow(True)
     style(axes)
+
+
+def _draw_points(axes: Axes, name: str, array: xr.DataArray) -> None:
+    end = float(np.asarray(axes.lines[-1].get_xdata())[-1]) if axes.lines else 0.0
+    for i, value in enumerate(np.ravel(array.values)):
+        text = name if i == 0 else None
+        axes.plot(end, value, "o", color=COLORS[i % len(COLORS)], markersize=4, clip_on=False, label=text)
 
 
 def draw_image(axes: Axes, array: xr.DataArray, norm: Normalize, cmap: str) -> None:

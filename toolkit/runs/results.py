@@ -61,7 +61,7 @@ class Contents:
 
     def _component_dim(self, spec: FieldSpec) -> str:
         """`component`, or `<field>_component` where fields of the PDE have different components."""
-        kinds = {f.components for f in self.sections.fields.values() if f.components}
+        kinds = {f.components for f in self.sections.described.values() if f.components}
         return names.COMPONENT if len(kinds) == 1 else f"{spec.name}_{names.COMPONENT}"
 
     def coordinates(self) -> list[Coordinate]:
@@ -70,15 +70,15 @@ class Contents:
         if self.sections.grid is not None:
             result += spatial_coordinates(self.sections.grid)
         seen: dict[str, Coordinate] = {}
-        for spec in self.sections.fields.values():
+        for spec in self.sections.described.values():
             if spec.components:
                 dim = self._component_dim(spec)
                 seen[dim] = component_coordinate(spec.components, dim)
         return [*result, *seen.values()]
 
     def field_of(self, control: Control) -> FieldSpec | None:
-        """The field that a control acts on; None for a parameter."""
-        return self.sections.fields.get(control.target) if control.role != "parameter" else None
+        """The field or action that a control acts on; None for a parameter."""
+        return self.sections.described.get(control.target) if control.role != "parameter" else None
 
     def control_units(self, control: Control) -> str:
         """Units of a control: those of its field; `1` for a parameter, whose units are words such as length² / time."""
@@ -89,6 +89,8 @@ class Contents:
     def control_words(self, control: Control) -> str:
         """Its name for people; a parameter's says its units, which CF would not accept as units."""
         name = control.name.replace("_", " ")
+        if control.target in self.sections.actions and control.role != "parameter":
+            return self.sections.actions[control.target].long_name
         if control.role != "parameter":
             return name
         extra = type(self.sections.pde.options).model_fields[control.target].json_schema_extra

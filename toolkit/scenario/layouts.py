@@ -1,6 +1,7 @@
 """Shapes that follow from a scenario: of controls, observations, and of what each network maps.
 
-A network sees and gives channels: components times time steps of every field it touches, on the grid's cells.
+A network sees and gives channels: components times time steps of every field it touches, on the grid's cells. Where
+some of them lie on the grid and some do not, all values of all of them are one vector.
 """
 
 from __future__ import annotations
@@ -8,8 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from toolkit.networks.plugin import NetworkShape
-from toolkit.physics.layout import Layout, field_layout
+from toolkit.physics.layout import Layout, field_layout, mixed
+from toolkit.physics.plugin import Timing
 from toolkit.scenario.sections import Control, NetworkChoice, Sections
+from toolkit.training.channels import channel_count
+
+
+def timing(sections: Sections) -> Timing:
+    """The time of the simulation, as samplers see it."""
+    return Timing(sections.time.steps, sections.time.dt)
 
 
 def control_layout(sections: Sections, control: Control) -> Layout:
@@ -17,13 +25,29 @@ def control_layout(sections: Sections, control: Control) -> Layout:
     if control.role == "parameter":
         return Layout()
     steps = sections.time.steps if control.role == "force" else None
-    return field_layout(sections.fields[control.target], sections.grid, steps)
+    return field_layout(sections.described[control.target], sections.grid, steps)
 
 
 def observation_layout(sections: Sections, key: str) -> Layout:
     """Layout of `final.<field>`, or of `trajectory.<field>` with one entry after each time step."""
     kind, _, name = key.partition(".")
     return field_layout(sections.fields[name], sections.grid, sections.time.steps if kind == "trajectory" else None)
+
+
+def places(sections: Sections, role: str) -> tuple[str, ...]:
+    """What of the PDE can be set, forced or changed: the names that may follow `initial.`, `force.`, …"""
+    plugin = sections.pde.plugin
+    accepting = {"force": plugin.forces, "source": plugin.sources, "parameter": plugin.parameter_controls}
+    return tuple(sections.fields) if role == "initial" else accepting.get(role, ())
+
+
+def given_layout(sections: Sections, key: str) -> Layout | None:
+    """Layout of what samples may give, `target.<field>` or the key of a control; None for what nothing looks at."""
+    role, _, name = key.partition(".")
+    if role == "target":
+        layouts = (observation_layout(sections, key) for key in target_keys(sections) if key.endswith(f".{name}"))
+        return next(layouts, None)
+    return control_layout(sections, Control(name, key)) if name in places(sections, role) else None
 
 
 def target_keys(sections: Sections) -> tuple[str, ...]:
@@ -33,26 +57,35 @@ def target_keys(sections: Sections) -> tuple[str, ...]:
 
 def network_shape(sections: Sections, network: NetworkChoice) -> NetworkShape:
     """What a network maps; ValueError with a sentence if its input or output is not one field on one grid."""
-    if network.input == "state":
-        seen = [field_layout(spec, sections.grid) for spec in sections.fields.values()]
-    else:
-        seen = [observation_layout(sections, key) for key in target_keys(sections)]
+    seen, clock = _seen(sections, network), int("time" in network.input)
     given = []
     for name in network.output:
         layout = control_layout(sections, sections.controls[name])
         # In a closed loop the network gives the force of one step.
         given.append(Layout(layout.components, layout.cells) if network.every_step else layout)
-    if not seen:
-        raise ValueError("its input is the target, but no loss term compares with one")
-    on_grid = {layout.cells is not None for layout in (*seen, *given)}
-    if len(on_grid) > 1:
-        raise ValueError("its input and output are partly on the grid and partly not")
+    if mixed([*seen, *given]):
+        if 0 not in network.plugin.dimensions:
+            raise ValueError("its input and output are partly on the grid and partly not; use a network of vectors")
+        return NetworkShape(clock + sum(layout.size for layout in seen), sum(layout.size for layout in given))
     grid = sections.grid
-    if grid is None or on_grid == {False}:
-        return NetworkShape(_channels(seen), _channels(given))
+    if grid is None or seen[0].cells is None:
+        return NetworkShape(clock + _channels(seen), _channels(given))
     periodic = grid.boundary_words() == {"periodic"}
-    return NetworkShape(_channels(seen), _channels(given), grid.shape, periodic)
+    return NetworkShape(clock + _channels(seen), _channels(given), grid.shape, periodic)
+
+
+def _seen(sections: Sections, network: NetworkChoice) -> list[Layout]:
+    """Layouts of the fields a network sees; the time is one more channel."""
+    sources = {
+        "state": [field_layout(spec, sections.grid) for spec in sections.fields.values()],
+        "target": [observation_layout(sections, key) for key in target_keys(sections)],
+        "time": [],
+        **{f"initial.{name}": [field_layout(spec, sections.grid)] for name, spec in sections.fields.items()},
+    }
+    if "target" in network.input and not sources["target"]:
+        raise ValueError("its input is the target, but no loss term compares with one")
+    return [layout for source in network.input for layout in sources[source]]
 
 
 def _channels(layouts: Iterable[Layout]) -> int:
-    return sum(max(len(layout.components), 1) * (layout.steps or 1) for layout in layouts)
+    return sum(channel_count(layout) for layout in layouts)
