@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from phiml import math
 
+from plugins.heat_samplers import SAMPLERS
 from toolkit import (
     ControlMetric,
     FieldSpec,
@@ -26,9 +27,10 @@ from toolkit import (
     Monitor,
     Options,
     PDEPlugin,
-    Sampler,
+    SolverSetting,
     StabilityNumber,
     State,
+    invert_over_time,
     option,
 )
 
@@ -97,6 +99,44 @@ class DampedSpectralOptions(Options):
     confidence: float = option(0.68, ge=0.5, le=1, description="least probability of being signal that a mode needs")
 
 
+class LeastHeatingOptions(Options):
+    """How the work is shared."""
+
+    state_weight: float = option(
+        1.0,
+        gt=0,
+        units="time²",
+        description="where the initial temperature is a control too: how much cheaper its change is than heating",
+    )
+
+
+def _least_heating(problem: InverseProblem, options: LeastHeatingOptions) -> InverseSolver:
+    """The least heating ½Σ f² that makes a change of temperature, exact per Fourier mode.
+
+    A step is ŝ' = a ŝ + b f̂ with a = e^{−ℓ}, b = dt φ(ℓ). Of a change Δ after step i, heating in this step takes
+    Δf̂ = b Δ/W_{i+1} and the state before it Δŝ = a W_i Δ/W_{i+1}, where W_{i+1} = a² W_i + b² is what heating in the
+    steps up to i can reach with unit effort: W_i = a^{2i} W_0 + i b² φ(2ℓi)/φ(2ℓ). W_0 = 0 unless the start is a
+    control. Swept over all steps this is the minimum-norm solution, the discrete form of minimum-energy control.
+    """
+    heat = problem.pde
+    assert isinstance(heat, Heat)
+    start = options.state_weight if "initial.temperature" in problem.controls else 0.0
+
+    def reach(steps: Any, decay: Any) -> Any:
+        """W after some steps."""
+        gained = steps * (problem.dt * _phi(decay)) ** 2 * _phi(2 * steps * decay) / _phi(2 * decay)
+        return start * math.exp(-2 * steps * decay) + gained
+
+    def invert_step(state: State, inputs: Inputs, after: State, target: State, step: Any) -> tuple[Any, Any]:
+        decay = heat.decay(problem.dt, inputs.parameter.get("diffusivity"))
+        wanted = math.fft(target["temperature"] - after["temperature"]) / reach(step + 1, decay)
+        change = math.real(math.ifft(math.exp(-decay) * reach(step, decay) * wanted))
+        heating = math.real(math.ifft(problem.dt * _phi(decay) * wanted))
+        return {"temperature": state["temperature"] + change}, {"temperature": inputs.force["temperature"] + heating}
+
+    return invert_over_time(problem, invert_step)
+
+
 def damping_exponent(amplitude: Any, decay: Any, noise: Any, points: float, confidence: float) -> Any:
     """A(k) in [−1, 1], the trust in each mode: +1 inverts it fully, −1 diffuses it once more.
 
@@ -132,6 +172,11 @@ def _damped_spectral(problem: InverseProblem, options: DampedSpectralOptions) ->
     return solve
 
 
+def _check_diffusivity(setting: SolverSetting) -> str | None:
+    words = "inverts one diffusivity, pde.diffusivity, but parameter.diffusivity differs per sample; take it out"
+    return words if "parameter.diffusivity" in setting.acting else None
+
+
 def _match_mean(parameters: HeatParameters, controls: State, targets: State, others: frozenset[str]) -> dict[str, Any]:
     """Predicted initial temperature shifted to the target's mean, which diffusion conserves and heating does not."""
     x, y = controls.get("initial.temperature"), targets.get("final.temperature")
@@ -140,98 +185,6 @@ def _match_mean(parameters: HeatParameters, controls: State, targets: State, oth
         return dict(controls)
     axes = x.shape.spatial
     return {**controls, "initial.temperature": x + (math.mean(y, axes) - math.mean(x, axes))}
-
-
-# --- samplers ----------------------------------------------------------------------------------------------------
-
-
-class HotRectanglesOptions(Options):
-    """Random hot boxes on a cold background."""
-
-    boxes: tuple[int, int] = option((4, 10), description="least and largest number of boxes, both possible")
-    half_size: tuple[float, float] = option((0.0, 10.0), units="length", description="range of half edges per axis")
-    strength: tuple[float, float] = option((0.0, 1.0), units="kelvin", description="range of temperatures of a box")
-    region: float = option(0.8, gt=0, le=1, description="fraction of the box per axis in which centres are drawn")
-
-
-def _hot_rectangles(
-    grid: Grid | None,
-    parameters: HeatParameters,
-    options: HotRectanglesOptions,
-    rng: np.random.Generator,
-    count: int,
-) -> dict[str, np.ndarray]:
-    """Sums of boxes with soft edges: a cell holds clip(½ − d/r, 0, 1) of a box's temperature, d its signed
-    L∞ distance to the box and r the cell's bounding radius."""
-    assert grid is not None
-    low, high = options.boxes
-    number = rng.integers(low, high + 1, count)
-    extent = np.array(list(grid.extent.values()))
-    centre = extent * (0.5 + options.region * (rng.random((count, high, len(extent))) - 0.5))
-    half = rng.uniform(*options.half_size, (count, high, len(extent)))
-    centre = np.clip(centre, half, extent - half)
-    strength = rng.uniform(*options.strength, (count, high)) * (np.arange(high) < number[:, None])
-    radius = 0.5 * float(np.linalg.norm(grid.dx))
-    total = np.zeros((count, *grid.shape))
-    for box in range(high):
-        distance = np.full((count, *grid.shape), -np.inf)
-        for i, axis in enumerate(grid.axes):
-            shape = [-1 if j == i + 1 else 1 for j in range(len(extent) + 1)]
-            position = grid.coordinates(axis).reshape(shape)
-            at = [count] + [1] * len(extent)
-            along = abs(position - centre[:, box, i].reshape(at)) - half[:, box, i].reshape(at)
-            distance = np.maximum(distance, along)
-        total += strength[:, box].reshape([count] + [1] * len(extent)) * np.clip(0.5 - distance / radius, 0, 1)
-    return {"initial.temperature": total}
-
-
-def _check_rectangles(grid: Grid | None, parameters: HeatParameters, options: HotRectanglesOptions) -> str | None:
-    assert grid is not None
-    for name, (low, high) in (
-        ("boxes", options.boxes),
-        ("half_size", options.half_size),
-        ("strength", options.strength),
-    ):
-        if low > high:
-            return f"data.{name}: the first of [{low}, {high}] must not be larger than the second"
-    if options.boxes[0] < 0 or options.half_size[0] < 0:
-        return "data.boxes and data.half_size must not be negative"
-    if 2 * options.half_size[1] > min(grid.extent.values()):
-        return (
-            f"data.half_size: boxes of edge {2 * options.half_size[1]:g} do not fit an extent of "
-            f"{min(grid.extent.values()):g}; lower data.half_size or raise grid.extent"
-        )
-    return None
-
-
-class CosineOptions(Options):
-    """One standing wave, whose decay is known in closed form."""
-
-    waves: int = option(1, ge=0, description="full waves along every axis")
-    amplitude: float = option(1.0, units="kelvin", description="amplitude of the wave")
-
-
-def _cosine(
-    grid: Grid | None,
-    parameters: HeatParameters,
-    options: CosineOptions,
-    rng: np.random.Generator,
-    count: int,
-) -> dict[str, np.ndarray]:
-    """amplitude Π cos(2π waves x / extent): decays at the rate D Σ(2π waves / extent)²."""
-    assert grid is not None
-    wave = np.ones(grid.shape) * options.amplitude
-    for i, axis in enumerate(grid.axes):
-        phase = 2 * np.pi * options.waves * grid.coordinates(axis) / grid.extent[axis]
-        wave = wave * np.cos(phase).reshape([-1 if j == i else 1 for j in range(len(grid.axes))])
-    return {"initial.temperature": np.repeat(wave[None], count, axis=0)}
-
-
-def _check_cosine(grid: Grid | None, parameters: HeatParameters, options: CosineOptions) -> str | None:
-    assert grid is not None
-    if 2 * options.waves >= min(grid.shape):
-        return f"data.waves: {options.waves} waves need more than {2 * options.waves} cells per axis"
-    return None
 
 
 # --- metrics -----------------------------------------------------------------------------------------------------
@@ -274,15 +227,7 @@ PLUGIN = PDEPlugin(
     build=_build,
     forces=("temperature",),
     sources=("temperature",),
-    samplers={
-        "hot_rectangles": Sampler(
-            "sums of hot boxes with random places, sizes and temperatures",
-            _hot_rectangles,
-            HotRectanglesOptions,
-            _check_rectangles,
-        ),
-        "cosine": Sampler("a cosine with known decay", _cosine, CosineOptions, _check_cosine),
-    },
+    samplers=SAMPLERS,
     inverse_solvers={
         "damped_spectral": InverseSolverPlugin(
             name="damped_spectral",
@@ -293,8 +238,18 @@ PLUGIN = PDEPlugin(
             control="initial.temperature",
             observation="final.temperature",
             physics_precision="float64",
+            check=_check_diffusivity,
             references=("Holl et al. 2022, section 4",),
-        )
+        ),
+        "least_heating": InverseSolverPlugin(
+            name="least_heating",
+            summary="least heating, step by step, that makes a change of temperature; exact",
+            build=_least_heating,
+            options=LeastHeatingOptions,
+            inverts=("heat",),
+            control=("force.temperature", "initial.temperature"),
+            observation=("final.temperature", "trajectory.temperature"),
+        ),
     },
     monitors=lambda parameters, grid: (
         # Rounding of one float32 FFT is about 1e-6 of the rms; 1e-4 is far above that, far below a real leak.

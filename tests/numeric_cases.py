@@ -124,6 +124,8 @@ def inverse_problem(
         context={},
         observe=lambda x, context: {OBSERVATION: observe(x[CONTROL])},
         loss=loss,
+        states={},
+        trajectory=lambda x, context: {},
     )
 
 

@@ -11,7 +11,8 @@ from numeric_cases import relative
 from phiml import math
 from phiml.math import batch, spatial
 
-from plugins.heat import PLUGIN, CosineOptions, HeatParameters, HotRectanglesOptions, damping_exponent
+from plugins.heat import PLUGIN, HeatParameters, damping_exponent
+from plugins.heat_samplers import CosineOptions, HotRectanglesOptions
 from toolkit.physics.grid import Grid
 from toolkit.physics.layout import Layout
 from toolkit.physics.losses import L2

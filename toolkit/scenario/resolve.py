@@ -36,7 +36,7 @@ def resolve(report: Report) -> tuple[Sections | None, dict[str, Any]]:
     resolved: dict[str, Any] = dict.fromkeys(schema.KEYS)
     parts: dict[str, Any] = _plain_sections(written, resolved, report)
     pde, plugin, grid = _physics(written, resolved, report)
-    fields = _fields(pde, grid)
+    fields, actions = _fields(pde, grid)
     parts["controls"] = _controls(written, resolved, report)
     parts["data"] = _data(written, resolved, plugin, report)
     parts["networks"] = _networks(written, resolved, report)
@@ -47,7 +47,7 @@ def resolve(report: Report) -> tuple[Sections | None, dict[str, Any]]:
         return None, {}
     # In the order of the contract; what is absent stays out, so that the result reads like a file.
     data = {key: resolved[key] for key in schema.KEYS if resolved[key] is not None}
-    return Sections(grid=grid, pde=pde, fields=fields, **parts), data
+    return Sections(grid=grid, pde=pde, fields=fields, actions=actions, **parts), data
 
 
 def _plain_sections(written: dict[str, Any], resolved: dict[str, Any], report: Report) -> dict[str, Any]:
@@ -90,8 +90,13 @@ def _physics(
     return PDEChoice(name, parameters, plugin), plugin, grid
 
 
-def _fields(pde: PDEChoice | None, grid: Grid | None) -> dict[str, FieldSpec]:
-    return {spec.name: spec for spec in pde.plugin.fields(pde.options, grid)} if pde else {}
+def _fields(pde: PDEChoice | None, grid: Grid | None) -> tuple[dict[str, FieldSpec], dict[str, FieldSpec]]:
+    """(fields of the state, actions) by name."""
+    if pde is None:
+        return {}, {}
+    described = (pde.plugin.fields(pde.options, grid), pde.plugin.actions(pde.options, grid))
+    fields, actions = ({spec.name: spec for spec in specs} for specs in described)
+    return fields, actions
 
 
 def _named(written: dict[str, Any], section: str, report: Report) -> dict[str, Any]:
@@ -166,8 +171,9 @@ def _networks(written: dict[str, Any], resolved: dict[str, Any], report: Report)
         if common is None or options is None:
             continue
         source = common.input or ("state" if common.every_step else "target")
+        inputs = (source,) if isinstance(source, str) else tuple(source)
         output = (common.output,) if isinstance(common.output, str) else tuple(common.output)
-        result[name] = NetworkChoice(name, kind, source, output, common.every_step, options, plugin)
+        result[name] = NetworkChoice(name, kind, inputs, output, common.every_step, options, plugin)
         data[name] = {"type": kind, **dump(common, options), "input": source}
     resolved["networks"] = data or None
     return result

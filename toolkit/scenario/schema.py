@@ -108,12 +108,17 @@ class FileDataOptions(Options):
     seed: int = option(0, description="seed of the order of batches", ge=0)
 
 
+Source = Annotated[str, Field(pattern=r"^(target|state|time|initial\.[A-Za-z_][A-Za-z0-9_]*)$")]
+
+
 class NetworkOptions(Options):
     """Keys of a network that all kinds share."""
 
-    input: Literal["target", "state"] | None = option(
+    input: Source | Annotated[list[Source], Field(min_length=1)] | None = option(
         None,
-        description="what the network sees; left out: state if it is called at every step, otherwise target",
+        description="what the network sees, in this order along its channels: target, initial.<field> (a start that "
+        "the data give; not with every_step), state (every_step only), and last time (the fraction that has passed, "
+        "every_step only); left out: state if it is called at every step, else target",
     )
     output: Name | Annotated[list[Name], Field(min_length=1)] = option(description="the control or controls it gives")
     every_step: bool = option(False, description="called at each time step, as a controller in a closed loop")

@@ -148,7 +148,8 @@ def evaluate(problem: Problem, params: Natives, buffers: Natives, batch: Batch, 
     """Predictions, trajectories and errors on a batch, with the running statistics of the networks."""
     b = problem.backend
     x, _ = problem.predict(params, buffers, batch, training=False)
-    trajectory = problem.simulate(x, batch.context, problem.policy(params, buffers), record=record or problem.records)
+    policy = problem.policy(params, buffers, batch.targets)
+    trajectory = problem.simulate(x, batch.context, policy, record=record or problem.records)
     controls = {**x, **{f"force.{name}": value for name, value in trajectory.forces.items()}}
     y = problem.read(trajectory)
     known = bool(x) and set(x) <= set(batch.references)

@@ -7,17 +7,21 @@ Controls are keyed by where they act (`initial.temperature`), observations by wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from toolkit.core.architecture import Architecture
 from toolkit.core.backend import Backend
 from toolkit.core.params import subtree
 from toolkit.physics.grid import Grid
 from toolkit.physics.inverse import tensors
-from toolkit.physics.layout import Layout
+from toolkit.physics.layout import Layout, mixed
 from toolkit.physics.plugin import InverseProblem, InverseSolverPlugin, Loss, Monitor, PDEPlugin, State
 from toolkit.physics.rollout import FULL, Controls, GradientFlow, Policy, Rollout, Trajectory
+from toolkit.training.channels import split, to_channels
 
 Natives = Mapping[str, Any]
 CONTROL = "control"
@@ -32,6 +36,11 @@ class Control:
     key: str
     layout: Layout
 
+    @property
+    def target(self) -> str:
+        """The field, action or parameter it acts on."""
+        return self.key.partition(".")[2]
+
 
 @dataclass(frozen=True)
 class NetworkUse:
@@ -42,6 +51,11 @@ class NetworkUse:
     """(params, buffers, x, training) -> (y, buffers), from the backend."""
     controls: tuple[Control, ...]
     every_step: bool = False
+    inputs: tuple[str, ...] = ("target",)
+    """What it sees, in this order along the channels: `target`, `initial.<field>`, `state`, and last `time`, the
+    fraction of the simulation that has passed."""
+    architecture: Architecture | None = None
+    """What `apply` evaluates, for rules that look into it."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +111,7 @@ class Problem:
     solver: tuple[InverseSolverPlugin, Any] | None = None
     """The inverse solver and its options, for rules that need one."""
     monitors: tuple[Monitor, ...] = ()
+    _traced: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def control_layouts(self) -> dict[str, Layout]:
@@ -120,10 +135,11 @@ class Problem:
         for use in self.networks:
             if use.every_step:
                 continue
-            y = self._network_input(batch.targets)
+            y = self.network_input(use, batch)
             out, after = use.apply(subtree(params, use.name), subtree(buffers, use.name), y, training)
             new_buffers.update({f"{use.name}/{name}": value for name, value in after.items()})
-            x.update(self._split(b.cast(out, "physics"), use.controls))
+            layouts = {control.key: control.layout for control in use.controls}
+            x.update(split(b, b.cast(out, "physics"), layouts, self._as_vector(use)))
         if x and self.plugin.correct_controls is not None:
             corrected = self.plugin.correct_controls(
                 self.parameters,
@@ -139,43 +155,91 @@ class Problem:
                 x[control.key] = params[name]
         return x, new_buffers
 
-    def _network_input(self, arrays: Natives) -> Any:
-        """(B, channels, *cells) of all targets, in network precision."""
-        b, parts = self.backend, []
-        for key in self.target_keys:
-            parts.append(_to_channels(b, arrays[key], self.observations[key]))
+    def network_input(self, use: NetworkUse, batch: Batch) -> Any:
+        """What a network in open loop sees, (B, channels, *cells)."""
+        return self._network_input(use, {**batch.context, **batch.targets})
+
+    def network_inputs(self, batch: Batch) -> dict[str, Any]:
+        """What each network in open loop sees, by name."""
+        return {use.name: self.network_input(use, batch) for use in self.networks if not use.every_step}
+
+    def _network_input(self, use: NetworkUse, targets: Natives, state: Natives | None = None, step: Any = 0) -> Any:
+        """(B, channels, *cells) of what a network sees, in network precision; `step` is a number or (B,)."""
+        b, parts, flat = self.backend, [], self._as_vector(use)
+        for source in use.inputs:
+            if source == "target":
+                parts += [to_channels(b, targets[key], self.observations[key], flat) for key in self.target_keys]
+            elif source == "state":
+                assert state is not None
+                parts += [to_channels(b, state[name], layout, flat) for name, layout in self.rollout.layouts.items()]
+            elif source != "time":
+                parts.append(to_channels(b, targets[source], self.rollout.layouts[source.partition(".")[2]], flat))
+        if "time" in use.inputs:
+            like = b.xp.zeros_like(parts[0][:, :1])
+            passed = b.cast(step, "physics") / self.rollout.steps
+            parts.append(like + b.xp.reshape(passed, (-1,) + (1,) * (like.ndim - 1)))
         joined = parts[0] if len(parts) == 1 else b.xp.concatenate(parts, axis=1)
         return b.cast(joined, "network")
 
-    def _split(self, out: Any, controls: tuple[Control, ...]) -> dict[str, Any]:
-        """Native controls from a network's output channels."""
-        result, start = {}, 0
-        for control in controls:
-            channels = channel_count(control.layout)
-            result[control.key] = _from_channels(self.backend, out[:, start : start + channels], control.layout)
-            start += channels
-        return result
+    def _as_vector(self, use: NetworkUse) -> bool:
+        """Whether a network sees and gives one vector, because only a part of that lies on the grid."""
+        sees = {
+            "target": [self.observations[key] for key in self.target_keys],
+            "state": list(self.rollout.layouts.values()),
+            **{f"initial.{name}": [layout] for name, layout in self.rollout.layouts.items()},
+        }
+        layouts = [layout for source in use.inputs for layout in sees.get(source, ())]
+        return mixed([*layouts, *(control.layout for control in use.controls)])
 
-    def policy(self, params: Natives, buffers: Natives) -> Policy | None:
-        """What the networks that are called at every step do; None in open loop."""
-        uses = [use for use in self.networks if use.every_step]
-        if not uses:
+    @property
+    def loop(self) -> tuple[NetworkUse, ...]:
+        """The networks that are called at every step."""
+        return tuple(use for use in self.networks if use.every_step)
+
+    def policy(self, params: Natives, buffers: Natives, targets: Natives | None = None) -> Policy | None:
+        """What the networks that are called at every step do, given the targets if they see them; None in open loop."""
+        if not self.loop:
             return None
 
         def act(state: Natives, step: Any) -> dict[str, Any]:
-            b, forces = self.backend, {}
-            parts = [_to_channels(b, state[name], layout) for name, layout in self.rollout.layouts.items()]
-            x = b.cast(b.xp.concatenate(parts, axis=1), "network")
-            for use in uses:
-                out, _ = use.apply(subtree(params, use.name), subtree(buffers, use.name), x, False)
-                per_step = tuple(
-                    Control(c.name, c.key, Layout(c.layout.components, c.layout.cells)) for c in use.controls
-                )
-                split = self._split(b.cast(out, "physics"), per_step)
-                forces.update({key.partition(".")[2]: value for key, value in split.items()})
-            return forces
+            forces = self._act(params, buffers, targets or {}, state, step)
+            return {key.partition(".")[2]: value for key, value in forces.items()}
 
         return act
+
+    def _act(self, params: Natives, buffers: Natives, targets: Natives, state: Natives, step: Any) -> dict[str, Any]:
+        """Forces of one step by key, (B, …), from the networks in the loop."""
+        b, forces = self.backend, {}
+        for use in self.loop:
+            x = self._network_input(use, targets, state, step)
+            out, _ = use.apply(subtree(params, use.name), subtree(buffers, use.name), x, False)
+            per_step = {c.key: Layout(c.layout.components, c.layout.cells) for c in use.controls}
+            forces.update(split(b, b.cast(out, "physics"), per_step, self._as_vector(use)))
+        return forces
+
+    def replay(self, params: Natives, buffers: Natives, targets: Natives, met: Natives) -> dict[str, Any]:
+        """Forces (B, T, …) by key that the networks in the loop give in states they met, s_0 … s_{T−1} (B, T, …).
+
+        All steps are one large batch, and nothing but the networks is differentiated.
+        """
+        if not self.loop:
+            return {}
+        b, steps = self.backend, self.rollout.steps
+        samples = next(iter(met.values())).shape[0]
+        state = {name: b.xp.reshape(v, (samples * steps, *v.shape[2:])) for name, v in met.items()}
+        which, when = np.divmod(np.arange(samples * steps), steps)
+        repeated = {key: value[which] for key, value in targets.items()}
+        forces = self._act(params, buffers, repeated, state, b.array(when))
+        return {key: b.xp.reshape(v, (samples, steps, *v.shape[1:])) for key, v in forces.items()}
+
+    def states_met(self, trajectory: Trajectory, x: Natives, context: Natives) -> dict[str, Any]:
+        """s_0 … s_{T−1} (B, T, …) by field of a recorded trajectory."""
+        return {name: value[:, :-1] for name, value in self._whole(trajectory, x, context).items()}
+
+    def _whole(self, trajectory: Trajectory, x: Natives, context: Natives) -> dict[str, Any]:
+        start = self.initial_state(x, context)
+        join = self.backend.xp.concatenate
+        return {name: join([start[name][:, None], value], axis=1) for name, value in trajectory.states.items()}
 
     # --- y = P(x) -------------------------------------------------------------------------------------------------
 
@@ -186,12 +250,13 @@ class Problem:
         policy: Policy | None = None,
         flow: GradientFlow = FULL,
         record: bool = False,
+        offsets: Natives | None = None,
     ) -> Trajectory:
-        """Trajectory of the physics under controls x; states that nothing sets start at zero."""
+        """Trajectory of the physics under controls x; states that nothing sets start at zero (`offsets`: see `Rollout`)."""
         acting = {**context, **x}
         initial = self.initial_state(x, context)
         groups = {kind: _under(acting, kind) for kind in ("force", "source", "parameter")}
-        return self.rollout(initial, Controls(**groups), policy, flow, record)
+        return self.rollout(initial, Controls(**groups), policy, flow, record, offsets=offsets)
 
     def initial_state(self, x: Natives, context: Natives) -> dict[str, Any]:
         """The state at t = 0 by field: a control, given by the data, or zero."""
@@ -284,7 +349,18 @@ class Problem:
             context=context,
             observe=self.observe,
             loss=lambda x, targets, context: self.loss(self.observe(x, context), targets),
+            states=self.rollout.layouts,
+            trajectory=lambda x, context: self._whole(self.simulate(x, context, record=True), x, context),
+            traced=self._trace,
         )
+
+    def _trace(self, name: str, function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
+        """The function traced for arguments like these, once per name and shapes."""
+        solver = self.solver and (self.solver[0].name, repr(self.solver[1]))
+        key = (name, solver, tree_shapes(example))
+        if self.plugin.traceable and key not in self._traced:
+            self._traced[key] = self.backend.trace(function, *example)
+        return self._traced.get(key, function)
 
     def invert(self, x: Natives, y: Natives, y_target: Natives, context: Natives) -> dict[str, Any]:
         """x̂ of the inverse solver near (x, y), as native arrays."""
@@ -323,26 +399,13 @@ def absolute_distance(backend: Backend, a: Natives, b: Natives) -> Any:
     return total
 
 
-def channel_count(layout: Layout) -> int:
-    """Channels a network needs for a field of this layout: components times time steps."""
-    return max(len(layout.components), 1) * (layout.steps or 1)
-
-
-def _to_channels(backend: Backend, array: Any, layout: Layout) -> Any:
-    """(B, channels, *cells) of a native array (B, [t], *cells, [components])."""
-    xp, cells = backend.xp, tuple((layout.cells or {}).values())
-    if layout.components:
-        array = xp.moveaxis(array, -1, 1 if layout.steps is None else 2)
-    return xp.reshape(array, (array.shape[0], channel_count(layout), *cells))
-
-
-def _from_channels(backend: Backend, array: Any, layout: Layout) -> Any:
-    """The native array of `_to_channels`."""
-    xp, cells = backend.xp, tuple((layout.cells or {}).values())
-    time = () if layout.steps is None else (layout.steps,)
-    vector = (len(layout.components),) if layout.components else ()
-    array = xp.reshape(array, (array.shape[0], *time, *vector, *cells))
-    return xp.moveaxis(array, 1 + len(time), -1) if vector else array
+def tree_shapes(tree: Any) -> Any:
+    """Shapes and types of a tree of arrays, hashable."""
+    if isinstance(tree, Mapping):
+        return tuple((name, tree_shapes(value)) for name, value in tree.items())
+    if isinstance(tree, tuple):
+        return tuple(tree_shapes(value) for value in tree)
+    return (tuple(tree.shape), str(tree.dtype))
 
 
 def _under(arrays: Natives, kind: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class DifferentiablePhysics:
 
         def objective(params: Natives) -> tuple[Any, Any]:
             x, after = problem.predict(params, buffers, batch, training=True)
-            y = problem.observe(x, batch.context, problem.policy(params, buffers))
+            y = problem.observe(x, batch.context, problem.policy(params, buffers, batch.targets))
             return b.xp.sum(problem.loss(y, batch.targets)), (x, after)
 
         value, (x, after), direction = b.value_and_gradient(objective, params)
