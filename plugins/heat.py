@@ -137,6 +137,12 @@ def _least_heating(problem: InverseProblem, options: LeastHeatingOptions) -> Inv
     return invert_over_time(problem, invert_step)
 
 
+def _needs_heating(setting: SolverSetting) -> str | None:
+    if "force.temperature" in setting.acting:
+        return None
+    return "least_heating finds heating per step; give a control that acts on force.temperature, or use damped_spectral"
+
+
 def damping_exponent(amplitude: Any, decay: Any, noise: Any, points: float, confidence: float) -> Any:
     """A(k) in [−1, 1], the trust in each mode: +1 inverts it fully, −1 diffuses it once more.
 
@@ -249,6 +255,7 @@ PLUGIN = PDEPlugin(
             inverts=("heat",),
             control=("force.temperature", "initial.temperature"),
             observation=("final.temperature", "trajectory.temperature"),
+            check=_needs_heating,
         ),
     },
     monitors=lambda parameters, grid: (

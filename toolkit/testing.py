@@ -263,10 +263,26 @@ def _check_acting(case: _Case) -> None:
         _require(bool(np.any(flat != 0)), case.name, f"{key} does not act on a step")
 
 
-def _refuses(case: _Case, solver: InverseSolverPlugin) -> bool:
+def _sought(case: _Case, solver: InverseSolverPlugin) -> tuple[tuple[Control, ...], dict[str, Any], dict[str, Any]]:
+    """(controls that the solver finds, their true values, what else acts): forces of a step where it names some."""
+    problem, rng = case.problem, stream(4, "check")
+    forces = [f"force.{name}" for name in case.plugin.forces]
+    named = [key for key in forces if solver.control is not None and solver.finds(key)]
+    if not named:
+        controls = tuple(c for c in problem.controls if solver.finds(c.key))
+        x_true = {c.key: case.x[c.key] for c in controls}
+        return controls, x_true, {key: value for key, value in case.x.items() if key not in x_true}
+    layouts = {**problem.rollout.layouts, **problem.rollout.action_layouts}
+    steps = {key: replace(layouts[key.partition(".")[2]], steps=1) for key in named}
+    controls = tuple(Control(key, key, layout) for key, layout in steps.items())
+    drawn = {key: rng.standard_normal((SAMPLES, *layout.shape)) for key, layout in steps.items()}
+    return controls, {key: problem.backend.array(value, "physics") for key, value in drawn.items()}, dict(case.x)
+
+
+def _refuses(case: _Case, solver: InverseSolverPlugin, acting: set[str]) -> bool:
     """Whether the solver would refuse this case in a scenario."""
     problem, losses = case.problem, (("l2", 1.0),)
-    setting = SolverSetting(problem.grid, problem.parameters, solver.options(), TIMING, frozenset(case.x), losses)
+    setting = SolverSetting(problem.grid, problem.parameters, solver.options(), TIMING, frozenset(acting), losses)
     return solver.check(setting) is not None
 
 
@@ -276,11 +292,9 @@ def _check_inverse(case: _Case, solver: InverseSolverPlugin) -> None:
     if not all(solver.inverts_observation(key) for key in case.problem.observations):
         return
     problem, b = case.problem, case.problem.backend
-    controls = tuple(c for c in problem.controls if solver.finds(c.key))
-    if not controls or _refuses(case, solver):
+    controls, x_true, rest = _sought(case, solver)
+    if not controls or _refuses(case, solver, {*x_true, *rest}):
         return
-    x_true = {c.key: case.x[c.key] for c in controls}
-    rest = {key: value for key, value in case.x.items() if key not in x_true}
     problem = Problem(**{**problem.__dict__, "controls": controls, "solver": (solver, solver.options())})
     y_target = problem.observe(x_true, rest)
     start = {key: 0.5 * value for key, value in x_true.items()}
@@ -363,16 +377,20 @@ def check_solver(plugin: InverseSolverPlugin) -> None:
 
 
 def _lowered(case: _Case, plugin: InverseSolverPlugin) -> dict[str, np.ndarray]:
-    controls = case.problem.controls if plugin.control else case.problem.controls[:1]
+    controls, x_true, rest = _sought(case, plugin)
+    if plugin.control is None:
+        controls = controls[:1]
+        x_true = {controls[0].key: x_true[controls[0].key]}
+        rest = {key: value for key, value in case.x.items() if key not in x_true}
     problem = Problem(**{**case.problem.__dict__, "controls": controls, "solver": (plugin, plugin.options())})
-    b, x_true = problem.backend, {c.key: case.x[c.key] for c in controls}
-    y_target = problem.observe(x_true, {})
+    b = problem.backend
+    y_target = problem.observe(x_true, rest)
     start = {key: 0.9 * value for key, value in x_true.items()}
-    y = problem.observe(start, {})
-    found = b.without_gradient(lambda x: problem.invert(x, y, y_target, {}), start)
+    y = problem.observe(start, rest)
+    found = b.without_gradient(lambda x: problem.invert(x, y, y_target, rest), start)
     # A tenth of the step: solvers in x promise a direction of descent, not that its whole length descends.
     near = {key: start[key] + 0.1 * (found[key] - start[key]) for key in start}
-    before, after = (b.numpy(problem.loss(value, y_target)) for value in (y, problem.observe(near, {})))
+    before, after = (b.numpy(problem.loss(value, y_target)) for value in (y, problem.observe(near, rest)))
     _require(bool(np.all(after < before)), plugin.name, f"does not descend: {before} becomes {after}")
     return {key: b.numpy(value) for key, value in found.items()}
 
