@@ -29,6 +29,7 @@ class JaxNamespace:
     einsum = staticmethod(jnp.einsum)
     matmul = staticmethod(jnp.matmul)
     reshape = staticmethod(jnp.reshape)
+    broadcast_to = staticmethod(jnp.broadcast_to)
     all = staticmethod(jnp.all)
     any = staticmethod(jnp.any)
     moveaxis = staticmethod(jnp.moveaxis)
@@ -51,6 +52,14 @@ class JaxNamespace:
     def eigh(self, matrices: Any) -> tuple[Any, Any]:
         values, vectors = jnp.linalg.eigh(matrices)
         return values, vectors
+
+    def svd(self, matrix: Any) -> tuple[Any, Any, Any]:
+        """The thin one, (U, s, Vᵀ)."""
+        left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
+        return left, values, right
+
+    def astype(self, x: Any, dtype: str) -> Any:
+        return x.astype(dtype)
 
     def solve(self, matrices: Any, vectors: Any) -> Any:
         return jnp.linalg.solve(matrices, vectors[..., None])[..., 0]

@@ -29,6 +29,7 @@ class TorchNamespace:
     einsum = staticmethod(torch.einsum)
     matmul = staticmethod(torch.matmul)
     reshape = staticmethod(torch.reshape)
+    broadcast_to = staticmethod(torch.broadcast_to)
 
     def sum(self, x: Any, axis: int | tuple[int, ...] | None = None) -> Any:
         return torch.sum(x) if axis is None else torch.sum(x, dim=axis)
@@ -57,6 +58,14 @@ class TorchNamespace:
     def eigh(self, matrices: Any) -> tuple[Any, Any]:
         values, vectors = torch.linalg.eigh(matrices)
         return values, vectors
+
+    def svd(self, matrix: Any) -> tuple[Any, Any, Any]:
+        """The thin one, (U, s, Vᵀ)."""
+        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+        return left, values, right
+
+    def astype(self, x: Any, dtype: str) -> Any:
+        return x.to(getattr(torch, dtype))
 
     def solve(self, matrices: Any, vectors: Any) -> Any:
         return torch.linalg.solve(matrices, vectors[..., None])[..., 0]
