@@ -13,7 +13,8 @@ from toolkit.networks import conv_net
 from toolkit.networks.initialise import initialise
 from toolkit.networks.plugin import NetworkShape
 from toolkit.physics.layout import Layout
-from toolkit.training.problem import Batch, Control, NetworkUse, channel_count
+from toolkit.training.channels import channel_count
+from toolkit.training.problem import Batch, Control, NetworkUse
 
 STEPS, DT = 3, 0.5
 FIELD, FORCE = Layout((), {"x": 8}), Layout((), {"x": 8}, steps=STEPS)
@@ -25,11 +26,12 @@ def heat_case(backend, controls, outputs, every_step=False):
     case = built(heat(), backend)
     architecture = conv_net.build(conv_net.ConvNetOptions(layers=[2]), NetworkShape(1, outputs, (8,), periodic=True))
     weights, _ = initialise(architecture, np.random.default_rng(0))
+    inputs = ("state",) if every_step else ("target",)
     problem = replace(
         case.problem,
         rollout=replace(case.problem.rollout, steps=STEPS, dt=DT, _traced={}),
         controls=controls,
-        networks=(NetworkUse("f", backend.network(architecture).apply, controls, every_step),),
+        networks=(NetworkUse("f", backend.network(architecture).apply, controls, every_step, inputs),),
     )
     params = prefixed({name: backend.array(value) for name, value in weights.items()}, "f")
     return replace(case, problem=problem, params=params, buffers={})
@@ -57,7 +59,7 @@ def test_a_network_in_the_loop_acts_on_every_state(backend):
     case = heat_case(backend, (Q,), 1, every_step=True)
     u = np.random.default_rng(1).standard_normal((2, 8))
     problem = case.problem
-    policy = problem.policy(case.params, case.buffers)
+    policy = problem.policy(case.params, case.buffers, {})
     found = problem.simulate({}, {"initial.temperature": backend.array(u)}, policy, record=True)
     decay = 0.05 * DT * (2 * np.pi * np.fft.fftfreq(8)) ** 2
     gain = np.where(decay == 0, 1.0, -np.expm1(-decay) / np.where(decay == 0, 1, decay))

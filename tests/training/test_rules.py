@@ -14,7 +14,7 @@ from numeric_cases import built, heat, relative, tree_relative, updated
 from plugins.heat import Heat
 from toolkit.physics.layout import Layout
 from toolkit.physics.plugin import InverseSolverPlugin
-from toolkit.training.problem import half_squared_distance
+from toolkit.training.distances import half_squared_distance
 
 GAUSS_NEWTON = "{type: gauss_newton, damping: 0.0, tolerance: 1e-14, max_iterations: 40}"
 

@@ -15,9 +15,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from toolkit.core.errors import DivergenceError
 from toolkit.training.data import Batches, tree_shapes
-from toolkit.training.problem import Batch, Natives, Problem, batch_from_tree, half_squared_distance
+from toolkit.training.distances import half_squared_distance
+from toolkit.training.problem import Batch, Natives, Problem, batch_from_tree
 from toolkit.training.rules.base import Update, UpdateRule
 
 
@@ -60,7 +63,9 @@ class Trainer:
         b.synchronize(params)
         seconds = time.perf_counter() - start
         metrics = {name: float(value) for name, value in measured.items()}
-        _check_finite(metrics, state.step + 1)
+        bad = next((name for name, value in metrics.items() if not math.isfinite(value)), None)
+        if bad is not None:
+            raise DivergenceError(_divergence(state.step + 1, bad, metrics, _bad_sample(self.problem, state, batch)))
         metrics["step_seconds"] = seconds
         return replace(state, params=params, buffers=buffers, optimizer=optimizer, step=state.step + 1), metrics
 
@@ -119,13 +124,28 @@ def _samples(controls: Natives, batch: Batch) -> int:
     return 1
 
 
-def _check_finite(metrics: Mapping[str, float], step: int) -> None:
-    for name, value in metrics.items():
-        if not math.isfinite(value):
-            raise DivergenceError(
-                f"step {step}: {name} is {value}. Lower update.optimizer.learning_rate or update.step_size, limit the "
-                "direction with update.clip, or set run.precision to float64"
-            )
+def _divergence(step: int, name: str, metrics: Mapping[str, float], where: str) -> str:
+    return (
+        f"step {step}: {name} is {metrics[name]}: {where}. Lower update.optimizer.learning_rate or update.step_size, "
+        "limit the direction with update.clip, or set run.precision to float64"
+    )
+
+
+def _bad_sample(problem: Problem, state: TrainState, batch: Batch) -> str:
+    """The first sample of the batch whose loss or control is not finite before the step."""
+    b = problem.backend
+    found = b.without_gradient(lambda *args: _judged(problem, *args), state.params, state.buffers, batch.tree())
+    for name, values in found.items():
+        rows = np.isfinite(b.numpy(values))
+        rows = rows.reshape(len(rows), -1).all(axis=1)
+        if not rows.all():
+            return f"{name} of sample {int(np.argmin(rows))} of the batch, counted from 0, is not finite"
+    return "loss and controls of all samples are finite before this step, its direction is not"
+
+
+def _judged(problem: Problem, params: Natives, buffers: Natives, tree: Any) -> dict[str, Any]:
+    found = evaluate(problem, params, buffers, batch_from_tree(tree))
+    return {**found.controls, "the loss": found.loss}
 
 
 @dataclass(frozen=True)

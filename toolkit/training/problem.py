@@ -252,7 +252,7 @@ class Problem:
         record: bool = False,
         offsets: Natives | None = None,
     ) -> Trajectory:
-        """Trajectory of the physics under controls x; states that nothing sets start at zero (`offsets`: see `Rollout`)."""
+        """Trajectory of the physics under controls x; states that nothing sets are zero (`offsets`: see `Rollout`)."""
         acting = {**context, **x}
         initial = self.initial_state(x, context)
         groups = {kind: _under(acting, kind) for kind in ("force", "source", "parameter")}
@@ -378,25 +378,6 @@ def _target(term: LossTerm, y: Natives, targets: Natives) -> Any:
     if term.needs_target and term.key not in targets:
         raise ValueError(f"the loss on {term.key} needs a target, the batch has none")
     return targets.get(term.key, y[term.key])
-
-
-def half_squared_distance(backend: Backend, a: Natives, b: Natives) -> Any:
-    """½ Σ (a − b)² per sample over all entries of two sets of native arrays, (sample,)."""
-    total = None
-    for key in a:
-        difference = backend.xp.reshape(a[key] - b[key], (a[key].shape[0], -1))
-        part = 0.5 * backend.xp.sum(difference**2, axis=1)
-        total = part if total is None else total + part
-    return total
-
-
-def absolute_distance(backend: Backend, a: Natives, b: Natives) -> Any:
-    """Σ |a − b| per sample over all entries of two sets of native arrays, (sample,)."""
-    total = None
-    for key in a:
-        part = backend.xp.sum(backend.xp.abs(backend.xp.reshape(a[key] - b[key], (a[key].shape[0], -1))), axis=1)
-        total = part if total is None else total + part
-    return total
 
 
 def tree_shapes(tree: Any) -> Any:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from toolkit.core.options import Options
+from toolkit.training.inversion_plan import JacobianSize, Plan
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,30 @@ class RepeatedUpdateRule(UpdateRule, Protocol):
         ...
 
 
+class NetworkRule(Protocol):
+    """A rule that can minimise any function of what is computed from θ, given its gradient there."""
+
+    def direction(
+        self, batch_map: Any, params: Mapping[str, Any], gradient: Any, inputs: Mapping[str, Any]
+    ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """(direction by parameter, metrics) for y(θ) (B, d), a `BatchMap`, and ∂L/∂y (B, d); `inputs` are what the
+        networks in open loop see, by name."""
+        ...
+
+
+@runtime_checkable
+class InvertingRule(Protocol):
+    """A rule that decomposes the Jacobian of the batch and can tell from its size how, and whether it can."""
+
+    def plan(self, size: JacobianSize, device: str = "cpu") -> Plan:
+        """What an update will do and hold."""
+        ...
+
+    def objection(self, size: JacobianSize, device: str, machine: float) -> str | None:
+        """Why it cannot, begun with the key to blame, as `update.algorithm: `; machine: bytes of memory there are."""
+        ...
+
+
 @dataclass(frozen=True)
 class UpdateRulePlugin:
     """A kind of update rule, with what it needs and whether it has a potential."""
@@ -56,10 +81,13 @@ class UpdateRulePlugin:
     options: type[Options]
     build: Callable[[Any], UpdateRule]
     needs: frozenset[str] = frozenset()
-    """Any of `control_reference` (x* known), `inverse_solver`, `network`, `every_step`."""
+    """Any of `control_reference` (x* known), `inverse_solver`, `network`, `every_step`, `independent_samples` (no
+    normalisation over the batch)."""
     potential: bool = True
     """False: the direction is a vector field without a potential; optimizers that search along a line
     (`lbfgs`) are refused at validation."""
     inner_updates: Callable[[Any], int] = lambda options: 1
     """options -> optimizer steps per batch; more than 1 needs a `RepeatedUpdateRule`."""
+    network_rule: bool = False
+    """True: the built rule is a `NetworkRule` as well, which other rules may name as theirs."""
     references: tuple[str, ...] = ()

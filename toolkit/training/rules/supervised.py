@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolkit.core.options import Options
-from toolkit.training.problem import Batch, Natives, Problem, half_squared_distance
+from toolkit.training.distances import half_squared_distance
+from toolkit.training.problem import Batch, Natives, Problem
 from toolkit.training.rules.base import Update, UpdateRulePlugin
 
 
