@@ -26,6 +26,10 @@ class NoOptions(Options):
     """For samplers, losses and solvers without any key of their own."""
 
 
+COMPLEX = ("re", "im")
+"""Components of a complex field; physics and networks see two real numbers."""
+
+
 @dataclass(frozen=True)
 class FieldSpec:
     """One field of a PDE's state, as files and networks see it."""
@@ -37,6 +41,11 @@ class FieldSpec:
     """Names of the entries along `vector`; empty for a scalar field."""
     on_grid: bool = True
     """False for the state of an ODE, which has no spatial dimension."""
+
+    @property
+    def is_complex(self) -> bool:
+        """Whether its components are the parts of a complex number, as files hold it: `<name>_re`, `<name>_im`."""
+        return self.components == COMPLEX
 
 
 @dataclass(frozen=True)

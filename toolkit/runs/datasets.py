@@ -133,7 +133,8 @@ def _decode(dataset: xr.Dataset) -> xr.Dataset:
         if other in dataset.data_vars:
             joined = result[key] + 1j * result[other]
             joined.attrs = dict(dataset[key].attrs)
-            joined.attrs["long_name"] = joined.attrs["long_name"].removeprefix("real part of ")
+            if "long_name" in joined.attrs:  # files of others may lack it
+                joined.attrs["long_name"] = joined.attrs["long_name"].removeprefix("real part of ")
             result = result.drop_vars([key, other]).assign({name: joined})
     if result is not dataset:
         # Derived Datasets do not own the file; closing this one must close it.

@@ -57,12 +57,18 @@ class Contents:
             return (*sample, *before)
         grid = self.sections.grid
         space = grid.axes if grid is not None and spec.on_grid else ()
-        return (*sample, *before, *space, *((self._component_dim(spec),) if spec.components else ()))
+        listed = spec.components and not spec.is_complex
+        return (*sample, *before, *space, *((self._component_dim(spec),) if listed else ()))
 
     def _component_dim(self, spec: FieldSpec) -> str:
         """`component`, or `<field>_component` where fields of the PDE have different components."""
-        kinds = {f.components for f in self.sections.described.values() if f.components}
+        kinds = {f.components for f in self.sections.described.values() if f.components and not f.is_complex}
         return names.COMPONENT if len(kinds) == 1 else f"{spec.name}_{names.COMPONENT}"
+
+    def _dtype(self, spec: FieldSpec | None) -> str:
+        precision = self.sections.physics_precision
+        twice = {"float32": "complex64", "float64": "complex128"}
+        return twice[precision] if spec is not None and spec.is_complex else precision
 
     def coordinates(self) -> list[Coordinate]:
         """Coordinates of samples, space and components."""
@@ -71,7 +77,7 @@ class Contents:
             result += spatial_coordinates(self.sections.grid)
         seen: dict[str, Coordinate] = {}
         for spec in self.sections.described.values():
-            if spec.components:
+            if spec.components and not spec.is_complex:
                 dim = self._component_dim(spec)
                 seen[dim] = component_coordinate(spec.components, dim)
         return [*result, *seen.values()]
@@ -106,7 +112,7 @@ class Contents:
             self.dims(self.field_of(control), before),
             f"true {words}" if role == "reference" else words,
             self.control_units(control),
-            dtype=self.sections.physics_precision,
+            dtype=self._dtype(self.field_of(control)),
             role=role,
         )
 
@@ -118,9 +124,14 @@ class Contents:
             self.dims(spec, before),
             f"target of {spec.long_name}" if target else spec.long_name,
             spec.units,
-            dtype=self.sections.physics_precision,
+            dtype=self._dtype(spec),
             role=role,
         )
+
+
+def stored(spec: FieldSpec | None, array: np.ndarray) -> np.ndarray:
+    """An array as files hold it: the parts of a complex number joined."""
+    return array[..., 0] + 1j * array[..., 1] if spec is not None and spec.is_complex else array
 
 
 def frame_steps(steps: int, every: int) -> list[int]:
@@ -138,7 +149,7 @@ def network_variables(
     result: list[tuple[Variable, np.ndarray]] = []
     for spec in contents.fields:
         whole = np.concatenate([arrays["initial"][spec.name][:, None], arrays["states"][spec.name]], axis=1)
-        result.append((contents.field_variable(spec, (names.TIME,)), whole[:, frames]))
+        result.append((contents.field_variable(spec, (names.TIME,)), stored(spec, whole[:, frames])))
         for kind in ("final", "trajectory"):
             target = arrays["targets"].get(f"{kind}.{spec.name}")
             if target is None:
@@ -147,13 +158,14 @@ def network_variables(
                 start = np.full_like(target[:, :1], np.nan)
                 target = np.concatenate([start, target], axis=1)[:, frames]
             before = (names.TIME,) if kind == "trajectory" else ()
-            result.append((contents.field_variable(spec, before, "target"), target))
+            result.append((contents.field_variable(spec, before, "target"), stored(spec, target)))
     for control in contents.controls:
         before = (names.TIME,) if control.role == "force" else ()
         for group, role in (("controls", "control"), ("references", "reference")):
             value = arrays[group].get(control.acts_on)
             if value is not None:
                 value = _at_frames(value, frames) if control.role == "force" else value
+                value = stored(contents.field_of(control), value)
                 result.append((contents.control_variable(control, before, role), value))
     times = time_coordinate([step * time.dt for step in frames], "1")
     return result, [*contents.coordinates(), times]
@@ -177,6 +189,6 @@ def _time(control: Control) -> tuple[str, ...]:
 
 def direct_frame(contents: Contents, controls: Mapping[str, Any], final: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Arrays of one step of a direct optimisation, by variable."""
-    frame = {c.name: controls[c.acts_on] for c in contents.controls}
-    frame |= {f.name: final[f.name] for f in contents.fields}
+    frame = {c.name: stored(contents.field_of(c), controls[c.acts_on]) for c in contents.controls}
+    frame |= {f.name: stored(f, final[f.name]) for f in contents.fields}
     return {name: value if contents.samples is not None else value[0] for name, value in frame.items()}

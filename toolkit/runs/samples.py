@@ -31,7 +31,9 @@ def read_samples(path: Path) -> dict[str, np.ndarray]:
                 variable = variable.isel({names.TIME: slice(1, None)})
             if not np.isfinite(variable.values).all():
                 raise StorageError(f"{path}: {text} holds values that are not finite")
-            result[key] = variable.transpose(*_order(variable.dims)).values
+            values = variable.transpose(*_order(variable.dims)).values
+            # Complex fields are two real numbers to physics and networks.
+            result[key] = np.stack([values.real, values.imag], axis=-1) if np.iscomplexobj(values) else values
     if not result:
         raise StorageError(f"{path} holds no samples: no variable `<field>_target` along `{names.SAMPLE}`")
     return result

@@ -17,7 +17,7 @@ from toolkit.runs.fields import FieldWriter
 from toolkit.runs.layout import time_coordinate
 from toolkit.runs.metrics import MetricsWriter
 from toolkit.runs.names import TIME
-from toolkit.runs.results import Contents, frame_steps
+from toolkit.runs.results import Contents, frame_steps, stored
 from toolkit.runs.stopping import StopRequest
 from toolkit.scenario.build import Built
 from toolkit.scenario.sections import Sections
@@ -142,5 +142,5 @@ def _restore(directory: RunDirectory, built: Built) -> tuple[dict[str, Any], int
 
 
 def _frame(contents: Contents, built: Built, state: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    values = {spec.name: built.problem.backend.numpy(state[spec.name]) for spec in contents.fields}
+    values = {spec.name: stored(spec, built.problem.backend.numpy(state[spec.name])) for spec in contents.fields}
     return {name: value if contents.samples is not None else value[0] for name, value in values.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import netCDF4
@@ -57,7 +58,7 @@ def _check(sections: Sections, data: DataChoice, dataset: Any, report: Report) -
 def _variables(dataset: Any, report: Report) -> dict[str, Any]:
     """What the file gives, by key."""
     found: dict[str, Any] = {}
-    for name, variable in dataset.variables.items():
+    for name, variable in _joined(dataset.variables).items():
         key = file_key(name, getattr(variable, "role", ""))
         if key is None or "sample" not in variable.dimensions:
             continue
@@ -65,6 +66,42 @@ def _variables(dataset: Any, report: Report) -> dict[str, Any]:
             report.add(PATH, f"{found[key].name} and {name} of the file are both {key}; remove one of them")
         found[key] = variable
     return found
+
+
+@dataclass(frozen=True)
+class _Complex:
+    """The two variables of a complex field, seen as one with components."""
+
+    name: str
+    parts: tuple[Any, Any]
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        return (*self.parts[0].dimensions, "component")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.parts[0].shape, 2)
+
+    @property
+    def role(self) -> str:
+        return getattr(self.parts[0], "role", "")
+
+    def __getitem__(self, index: tuple[Any, ...]) -> Any:
+        """Values at an index of all dimensions, the components last."""
+        return np.ma.stack([part[index[:-1]] for part in self.parts], axis=-1)
+
+
+def _joined(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables of a file with `<name>_re` and `<name>_im` as one `<name>`."""
+    result: dict[str, Any] = {}
+    for name, variable in variables.items():
+        whole, part = name[:-3], name[-3:]
+        if part == "_re" and f"{whole}_im" in variables:
+            result[whole] = _Complex(whole, (variable, variables[f"{whole}_im"]))
+        elif not (part == "_im" and f"{whole}_re" in variables):
+            result[name] = variable
+    return result
 
 
 def _check_counts(sections: Sections, data: DataChoice, count: int, report: Report) -> None:
