@@ -100,6 +100,27 @@ def validate(
     raise typer.Exit(command.validate(scenarios, overrides or [], explain, as_json))
 
 
+@app.command()
+def diagnose(
+    scenario: Scenario,
+    overrides: Set = None,
+    samples: Annotated[
+        int | None, typer.Option("--samples", metavar="N", help="at most so many samples of the first batch")
+    ] = None,
+    out: Out = RUNS,
+    backend: Annotated[str | None, typer.Option(help="torch or jax")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, gpu or gpu:N")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32 or float64, of the updates that are timed")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of initial weights and batches")] = None,
+    as_json: Json = False,
+) -> None:
+    """Conditioning, gradients per time step and saturation before training, and which update rules suit."""
+    from toolkit.commands import diagnose as command
+
+    short = {"run.backend": backend, "run.device": device, "run.precision": precision, "run.seed": seed}
+    raise typer.Exit(command.diagnose(scenario, overrides or [], short, samples, out, as_json))
+
+
 @app.command("list")
 def list_(
     kind: Annotated[

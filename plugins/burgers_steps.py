@@ -78,10 +78,10 @@ def _step_reversal(problem: InverseProblem, options: StepReversalOptions) -> Inv
 
 def _objection(setting: SolverSetting) -> str | None:
     if "force.velocity" not in setting.acting:
-        return "step_reversal finds a force per step; give a control that acts on force.velocity, or use time_reversal"
+        return "finds a force per step; give a control that acts on force.velocity, or use time_reversal"
     if setting.parameters.scheme != "semi_lagrangian":
         return (
-            f"step_reversal undoes pde.scheme semi_lagrangian, not {setting.parameters.scheme}; set pde.scheme: "
+            f"undoes pde.scheme semi_lagrangian, not {setting.parameters.scheme}; set pde.scheme: "
             "semi_lagrangian, or choose a generic solver such as gauss_newton"
         )
     return None

@@ -140,7 +140,7 @@ def _least_heating(problem: InverseProblem, options: LeastHeatingOptions) -> Inv
 def _needs_heating(setting: SolverSetting) -> str | None:
     if "force.temperature" in setting.acting:
         return None
-    return "least_heating finds heating per step; give a control that acts on force.temperature, or use damped_spectral"
+    return "finds heating per step; give a control that acts on force.temperature, or use damped_spectral"
 
 
 def damping_exponent(amplitude: Any, decay: Any, noise: Any, points: float, confidence: float) -> Any:
