@@ -33,7 +33,9 @@ if TYPE_CHECKING:
         with_boundary,
     )
     from toolkit.core.errors import DivergenceError, MissingError, PhinverseError, RunError, ScenarioError
+    from toolkit.core.half_inverse import HalfInversion, half_inverse
     from toolkit.core.options import Options, option
+    from toolkit.core.solves import linear_solution, relative_residual
     from toolkit.networks.plugin import NetworkPlugin, NetworkShape
     from toolkit.physics.grid import Grid
     from toolkit.physics.plugin import (
@@ -50,12 +52,18 @@ if TYPE_CHECKING:
         NoOptions,
         PDEPlugin,
         Sampler,
+        SolverSetting,
         StabilityNumber,
         State,
+        StepInverse,
+        Timing,
     )
+    from toolkit.physics.time_inverse import invert_over_time
     from toolkit.runs.execute import Run, run
     from toolkit.runs.open import open_run
+    from toolkit.runs.sweeps import open_sweep
     from toolkit.scenario.load import load_scenario
+    from toolkit.training.half_inversion import HalfInverseRule
     from toolkit.training.rules.base import Update, UpdateRule, UpdateRulePlugin
 
 _HOMES = {
@@ -82,7 +90,9 @@ _HOMES = {
         "with_boundary",
     ),
     "toolkit.core.errors": ("DivergenceError", "MissingError", "PhinverseError", "RunError", "ScenarioError"),
+    "toolkit.core.half_inverse": ("HalfInversion", "half_inverse"),
     "toolkit.core.options": ("Options", "option"),
+    "toolkit.core.solves": ("linear_solution", "relative_residual"),
     "toolkit.networks.plugin": ("NetworkPlugin", "NetworkShape"),
     "toolkit.physics.grid": ("Grid",),
     "toolkit.physics.plugin": (
@@ -99,12 +109,18 @@ _HOMES = {
         "PDE",
         "PDEPlugin",
         "Sampler",
+        "SolverSetting",
         "StabilityNumber",
         "State",
+        "StepInverse",
+        "Timing",
     ),
+    "toolkit.physics.time_inverse": ("invert_over_time",),
     "toolkit.runs.execute": ("Run", "run"),
     "toolkit.runs.open": ("open_run",),
+    "toolkit.runs.sweeps": ("open_sweep",),
     "toolkit.scenario.load": ("load_scenario",),
+    "toolkit.training.half_inversion": ("HalfInverseRule",),
     "toolkit.training.rules.base": ("Update", "UpdateRule", "UpdateRulePlugin"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -123,6 +139,8 @@ __all__ = [
     "DivergenceError",
     "FieldSpec",
     "Grid",
+    "HalfInverseRule",
+    "HalfInversion",
     "Inputs",
     "InverseProblem",
     "InverseSolver",
@@ -143,17 +161,25 @@ __all__ = [
     "RunError",
     "Sampler",
     "ScenarioError",
+    "SolverSetting",
     "StabilityNumber",
     "State",
+    "StepInverse",
+    "Timing",
     "Update",
     "UpdateRule",
     "UpdateRulePlugin",
     "Upsample",
+    "half_inverse",
     "implicit_diffusion",
+    "invert_over_time",
+    "linear_solution",
     "linear_solve",
     "load_scenario",
     "open_run",
+    "open_sweep",
     "option",
+    "relative_residual",
     "require_supported",
     "residual_check",
     "run",

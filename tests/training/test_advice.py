@@ -14,7 +14,7 @@ from toolkit.training.update_cost import Cost, Setting, count_cost, multiplicati
 def test_counts_follow_what_is_solved():
     class Options:
         max_iterations = 7
-        memory = 4.0
+        exponent, truncation, truncation_mode, algorithm, memory = -0.5, 1e-6, "relative", "auto", 4.0
 
     setting = Setting(Sizes(10, 4, 1000, False), samples=16, unit=1e-3, rate=1e9)
     ratios = {
@@ -22,7 +22,7 @@ def test_counts_follow_what_is_solved():
         for solver in ("newton", "gauss_newton", "lbfgs", "gradient", "something")
     }
     assert ratios == {"newton": 11, "gauss_newton": 8, "lbfgs": 8, "gradient": 1, "something": 1}
-    work = 64**2 * 1000 + 2 * 64**3
+    work = 64**2 * 1000 + 3 * 64**3
     assert count_cost("hig", None, Options(), setting).ratio == pytest.approx(5 + work / 1e9 / 1e-3)
     assert count_cost("unheard_of", None, Options(), setting) is None
     assert multiplications_per_second(64) > 1e6

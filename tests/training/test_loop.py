@@ -138,3 +138,32 @@ def test_evaluation_uses_fixed_statistics_and_reports_per_sample(backend):
     first = {group: {k: v[:1] for k, v in arrays.items()} for group, arrays in one.items()}
     alone = evaluate(case.problem, case.params, case.buffers, type(case.validation)(**first))
     assert np.allclose(backend.numpy(alone.loss), backend.numpy(result.loss)[:1], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("rule", "value"),
+    # The first two explode: the square overflows.
+    [("dp", 1e308), ("hig, algorithm: svd", 1e308), ("hig", np.nan), ("hig, algorithm: lanczos", np.nan)],
+)
+def test_divergence_names_the_sample(backend, rule, value):
+    case = built(heat(update=rule, cells="{x: 4}"), backend)
+    target = backend.numpy(case.validation.targets["final.temperature"])
+    target[2] = value
+    batch = replace(case.validation, targets={"final.temperature": backend.array(target)})
+    with pytest.raises(
+        DivergenceError, match=r"step 1: .* (is nan|is inf): .* of sample 2 of the batch, counted from 0"
+    ):
+        case.trainer.step(start(case), batch)
+
+
+def test_divergence_of_a_direction_alone_says_so(backend):
+    case = built(heat(), backend)
+
+    def broken(*args):
+        update = case.trainer.rule(*args)
+        nothing = {name: value * float("nan") for name, value in update.direction.items()}
+        return replace(update, direction=nothing)
+
+    trainer = replace(case.trainer, rule=broken, _compiled={})
+    with pytest.raises(DivergenceError, match=r"direction_norm is nan: loss .* finite .* direction is not"):
+        trainer.step(start(case), case.validation)

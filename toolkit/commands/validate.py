@@ -11,6 +11,7 @@ from toolkit.core.errors import ScenarioError
 from toolkit.scenario.describe import Description, FieldSummary, describe, explain
 from toolkit.scenario.load import load_scenario
 from toolkit.scenario.scenario import Scenario
+from toolkit.training.inversion_plan import Plan
 
 
 def validate(paths: list[str], overrides: list[str], with_origins: bool, as_json: bool) -> int:
@@ -74,8 +75,30 @@ def _learning(scenario: Scenario, about: Description) -> list[tuple[str, ...]]:
     if about.jacobian is not None:
         j = about.jacobian
         rows.append(("Jacobian", f"{j.rows:,} x {j.columns:,}, {console.size(j.bytes)} if it were formed"))
+    if about.inversion is not None:
+        rows.append(("inversion", _inversion(about.inversion)))
     rows.append(("memory", f"about {console.size(about.memory)} per update"))
     return rows
+
+
+WAYS = {
+    "factored": "from the factors of dense layers",
+    "explicit": "of the whole Jacobian",
+    "products": "from products with the Jacobian",
+    "samples": "of each sample by itself",
+}
+
+
+def _inversion(plan: Plan) -> str:
+    """The way, the algorithm, and what an update takes."""
+    parts = {
+        "Jacobian": plan.jacobian_bytes,
+        "decomposition": plan.gram_bytes,
+        "Krylov space": plan.krylov_bytes,
+    }
+    holds = ", ".join(f"{what} {console.size(held)}" for what, held in parts.items() if held)
+    cost = f"{plan.sweeps} derivatives of the batch and {plan.operations:.1e} operations"
+    return f"{plan.algorithm}, {WAYS[plan.way]}: {holds}; about {cost} per update"
 
 
 def _shape(item: FieldSummary) -> str:

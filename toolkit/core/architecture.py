@@ -19,6 +19,8 @@ INPUT = "input"
 """Name under which nodes refer to the network's input."""
 
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "tanh", "sigmoid", "silu", "gelu")
+Initialisation = Literal["default", "glorot_uniform"]
+"""How the weights of dense and convolutional layers are drawn; `networks.initialise` has the formulas."""
 Padding = Literal["zeros", "circular"]
 PADDINGS: tuple[Padding, ...] = get_args(Padding)
 
@@ -173,6 +175,7 @@ class Architecture:
     input_shape: Shape
     """(channels, *cells), or (features,)."""
     nodes: tuple[Node, ...]
+    initialisation: Initialisation = "default"
 
     def __post_init__(self) -> None:
         if not self.nodes:
@@ -202,9 +205,9 @@ class ArchitectureBuilder:
         """Name of the node added last, or INPUT."""
         return self._nodes[-1].name if self._nodes else INPUT
 
-    def build(self) -> Architecture:
+    def build(self, initialisation: Initialisation = "default") -> Architecture:
         """The checked architecture."""
-        return Architecture(self._input_shape, tuple(self._nodes))
+        return Architecture(self._input_shape, tuple(self._nodes), initialisation)
 
 
 def node_shapes(architecture: Architecture) -> dict[str, Shape]:

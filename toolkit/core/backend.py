@@ -99,6 +99,10 @@ class Backend(Protocol):
         all outputs at once (`mapped`) or in turn."""
         ...
 
+    def value_and_pullbacks(self, function: Callable[[Array], Array], x: Array, mapped: bool) -> tuple[Array, Array]:
+        """(f(x), `pullbacks`) from one forward pass."""
+        ...
+
     def gradient_and_hessian(self, function: Callable[..., Array], x: Array, *args: Array) -> tuple[Array, Array]:
         """Per-sample gradient (B, n) and Hessian (B, n, n) of function(x (B, n), *args) -> (B,), where sample
         i of the result depends on sample i of the arguments alone."""

@@ -187,6 +187,12 @@ def product(jacobian: Array, v: Array) -> Array:
 
 def factored_gram(deltas: list[Array], activations: list[Array], bias: list[bool]) -> Array:
     """Σ_l (D_l D_lᵀ) ∘ (A_l A_lᵀ [+ 1]) in float64, tile by tile below the diagonal, mirrored at the end."""
+    # What overflows is infinite or NaN in the result, which callers look for; a warning would come from a callback.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _factored_gram(deltas, activations, bias)
+
+
+def _factored_gram(deltas: list[Array], activations: list[Array], bias: list[bool]) -> Array:
     batch, outputs, _ = deltas[0].shape
     n = batch * outputs
     rows = [np.asarray(delta, dtype=np.float64).reshape(n, -1) for delta in deltas]

@@ -75,10 +75,10 @@ class JaxBackend:
         return value, aux, gradient
 
     def linearize(self, function: Callable[[Any], Any], x: jax.Array) -> tuple[Any, Any, Any]:
-        # vjp first: PhiML's linear solves are custom_vjp functions, which refuse forward mode; the transpose
-        # of the transposed map is J itself.
+        # Two reverse passes give J v: PhiML's linear solves are custom_vjp functions, which have neither forward mode
+        # nor a transpose. The pullback is linear, so that its own pullback is J wherever it is taken.
         y, transposed = jax.vjp(function, x)
-        push = jax.linear_transpose(lambda v: transposed(v)[0], y)
+        _, push = jax.vjp(lambda w: transposed(w)[0], jnp.zeros_like(y))
         return y, lambda v: push(v)[0], lambda v: transposed(v)[0]
 
     def vmap(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -95,10 +95,15 @@ class JaxBackend:
         return jax.vmap(lambda v: push(jnp.broadcast_to(v, x.shape)))(jnp.eye(x.shape[1], dtype=x.dtype))
 
     def pullbacks(self, function: Callable[[Any], Any], x: jax.Array, mapped: bool) -> jax.Array:
+        return self.value_and_pullbacks(function, x, mapped)[1]
+
+    def value_and_pullbacks(
+        self, function: Callable[[Any], Any], x: jax.Array, mapped: bool
+    ) -> tuple[jax.Array, jax.Array]:
         y, pull = jax.vjp(function, x)
         basis = jnp.eye(y.shape[1], dtype=y.dtype)
         apply = jax.vmap if mapped else (lambda f: lambda xs: jax.lax.map(f, xs))
-        return apply(lambda w: pull(jnp.broadcast_to(w, y.shape))[0])(basis)
+        return y, apply(lambda w: pull(jnp.broadcast_to(w, y.shape))[0])(basis)
 
     def gradient_and_hessian(self, function: Callable[..., Any], x: Any, *args: Any) -> tuple[Any, Any]:
         def one(x: Any, *args: Any) -> Any:

@@ -115,14 +115,19 @@ class TorchBackend:
         return torch.func.vmap(push)(basis)
 
     def pullbacks(self, function: Callable[[Any], Any], x: torch.Tensor, mapped: bool) -> torch.Tensor:
+        return self.value_and_pullbacks(function, x, mapped)[1]
+
+    def value_and_pullbacks(
+        self, function: Callable[[Any], Any], x: torch.Tensor, mapped: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         x = x.detach().requires_grad_()
         with torch.enable_grad():
             y = function(x)
         basis = torch.eye(y.shape[1], dtype=y.dtype, device=y.device)[:, None, :].expand(-1, *y.shape)
         if mapped:
-            return torch.autograd.grad(y, x, basis, is_grads_batched=True)[0]
+            return y.detach(), torch.autograd.grad(y, x, basis, is_grads_batched=True)[0]
         # In turn: PhiML's linear solves have no batching rule.
-        return torch.stack([torch.autograd.grad(y, x, w, retain_graph=True)[0] for w in basis])
+        return y.detach(), torch.stack([torch.autograd.grad(y, x, w, retain_graph=True)[0] for w in basis])
 
     def gradient_and_hessian(self, function: Callable[..., Any], x: Any, *args: Any) -> tuple[Any, Any]:
         def one(x: Any, *args: Any) -> Any:

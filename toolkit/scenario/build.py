@@ -22,9 +22,10 @@ from toolkit.core.streams import stream
 from toolkit.networks.initialise import initialise
 from toolkit.physics.layout import Layout, field_layout
 from toolkit.physics.rollout import Rollout
-from toolkit.scenario.layouts import control_layout, network_shape, observation_layout
+from toolkit.physics.sampling import draw
+from toolkit.scenario.layouts import control_layout, network_shape, observation_layout, timing
 from toolkit.scenario.sections import Control as ControlChoice
-from toolkit.scenario.sections import DataChoice, OptimizerChoice, ScheduleChoice, Sections
+from toolkit.scenario.sections import DataChoice, OptimizerChoice, ScheduleChoice, Sections, UpdateChoice
 from toolkit.training.data import (
     Arrays,
     Assembler,
@@ -84,15 +85,19 @@ def _monitored(problem: Problem, batch: Batch | None) -> Problem:
 def build_problem(sections: Sections, backend: Backend) -> Problem:
     """Physics, controls, networks and loss as pure functions."""
     plugin, parameters, grid = sections.pde.plugin, sections.pde.options, sections.grid
-    fields = {name: field_layout(spec, grid) for name, spec in sections.fields.items()}
+    fields, actions = (
+        {name: field_layout(spec, grid) for name, spec in specs.items()}
+        for specs in (sections.fields, sections.actions)
+    )
     controls = {c.name: Control(c.name, c.acts_on, control_layout(sections, c)) for c in sections.controls.values()}
     rollout = Rollout(
         backend=backend,
         pde=plugin.build(grid, parameters),
         layouts=fields,
-        parameter_layouts={c.target: Layout() for c in sections.controls.values() if c.role == "parameter"},
+        parameter_layouts={name: Layout() for name in plugin.parameter_controls},
         steps=sections.time.steps,
         dt=sections.time.dt,
+        action_layouts=actions,
     )
     networks = tuple(
         NetworkUse(
@@ -100,6 +105,8 @@ def build_problem(sections: Sections, backend: Backend) -> Problem:
             backend.network(architecture).apply,
             tuple(controls[output] for output in sections.networks[name].output),
             sections.networks[name].every_step,
+            sections.networks[name].input,
+            architecture,
         )
         for name, architecture in architectures(sections).items()
     )
@@ -138,12 +145,18 @@ def build_trainer(sections: Sections, problem: Problem) -> Trainer:
     )
     return Trainer(
         problem=problem,
-        rule=update.plugin.build(update.options),
+        rule=_rule(update),
         optimizer=optimizer,
         clip=(lambda d: d) if limit is None else (lambda d: clip(d, backend.xp, limit.norm, limit.value)),
         inner_updates=update.plugin.inner_updates(update.options),
         searches=optimizer.needs_objective,
     )
+
+
+def _rule(update: UpdateChoice) -> Any:
+    rule: Any = update.plugin.build(update.options)
+    inner = update.network_rule
+    return rule if inner is None else replace(rule, network_rule=inner.plugin.build(inner.options))
 
 
 def _learning_rate(choice: OptimizerChoice) -> Any:
@@ -202,7 +215,7 @@ def _samples(sections: Sections, read_file: Callable[[Path], Arrays]) -> tuple[S
 def _draw(sections: Sections, data: DataChoice) -> Callable[[np.random.Generator, int], Arrays]:
     sampler, parameters, grid = data.sampler, sections.pde.options, sections.grid
     assert sampler is not None
-    return lambda generator, count: sampler.sample(grid, parameters, data.options, generator, count)
+    return lambda rng, count: draw(sampler, grid, parameters, data.options, timing(sections), rng, count)
 
 
 def _split_file(sections: Sections, data: DataChoice, arrays: Arrays) -> tuple[Arrays, Arrays]:

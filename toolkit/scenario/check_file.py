@@ -161,6 +161,11 @@ def check_given(sections: Sections, source: str, given: list[str], path: tuple[s
     if untold and unknown and sections.update:
         message = f"{source} gives {listed(given)}: neither the target {listed(untold)} nor"
         report.add(path, f"{message} the true controls ({listed(unknown)}) to simulate it from")
+    twice = [name for name in sections.fields if {f"final.{name}", f"trajectory.{name}"} <= set(target_keys(sections))]
+    for name in twice:
+        if f"target.{name}" in given:
+            message = f"{source} gives one target of {name}, which cannot be both that of final.{name} and of"
+            report.add(("loss",), f"{message} trajectory.{name}; keep one of these terms")
     if sections.update and "control_reference" in sections.update.plugin.needs and unknown:
         message = f"update rule {sections.update.type!r} needs the true control {listed(unknown)}"
         report.add(("update", "type"), f"{message}; {source} gives {listed(given)}")

@@ -13,6 +13,7 @@ from toolkit.scenario import kinds
 from toolkit.scenario.check_file import check_file, check_given
 from toolkit.scenario.check_samples import check_drawn
 from toolkit.scenario.extremes import ask
+from toolkit.scenario.forecast import check_inversion
 from toolkit.scenario.layouts import timing
 from toolkit.scenario.problems import KeyPath
 from toolkit.scenario.report import Report, listed
@@ -105,6 +106,8 @@ def check_update(sections: Sections, given: frozenset[str], report: Report) -> N
         report.add(("update", "type"), f"{message}; use 'dp'")
     _check_solver(sections, update, given, report)
     _check_optimizer(sections, update, report)
+    if not report.problems:
+        check_inversion(sections, report)
 
 
 def _check_solver(sections: Sections, update: UpdateChoice, given: frozenset[str], report: Report) -> None:

@@ -6,13 +6,17 @@ optimizer.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from pydantic import ValidationError
 
 from toolkit.core.architecture import buffer_shapes
 from toolkit.core.registry import suggestion
 from toolkit.scenario.check_learning import check_data, check_update
-from toolkit.scenario.layouts import control_layout, network_shape
+from toolkit.scenario.check_samples import check_start
+from toolkit.scenario.extremes import ask, check_size
+from toolkit.scenario.layouts import control_layout, network_shape, places
 from toolkit.scenario.problems import KeyPath
 from toolkit.scenario.report import Report, listed
 from toolkit.scenario.sections import Control, NetworkChoice, Sections
@@ -20,6 +24,8 @@ from toolkit.scenario.sections import Control, NetworkChoice, Sections
 
 def check(sections: Sections, report: Report) -> None:
     """Add a finding for everything in the sections that does not fit together."""
+    if not check_size(sections, report):
+        return
     sound = [_control(sections, control, report) for control in sections.controls.values()]
     losses = _loss(sections, report)
     networks = [_network(sections, network, report) for network in sections.networks.values()]
@@ -28,23 +34,20 @@ def check(sections: Sections, report: Report) -> None:
     _stability(sections, report)
     if all(sound) and losses and all(networks):
         _architectures(sections, report)
-        check_data(sections, report)
-        check_update(sections, report)
+        check_start(sections, report)
+        given = check_data(sections, report)
+        _starts_seen(sections, given, report)
+        check_update(sections, given, report)
 
 
 def _control(sections: Sections, control: Control, report: Report) -> bool:
     """Whether the PDE lets a control act where it wants to."""
     plugin = sections.pde.plugin
-    accepting = {
-        "initial": tuple(sections.fields),
-        "force": plugin.forces,
-        "source": plugin.sources,
-        "parameter": plugin.parameter_controls,
-    }[control.role]
+    accepting = places(sections, control.role)
     path: KeyPath = ("controls", control.name, "acts_on")
     if control.target not in accepting:
         what = (
-            "parameters that can be controls" if control.role == "parameter" else f"fields that accept {control.role}"
+            "parameters that can be controls" if control.role == "parameter" else f"places that accept {control.role}"
         )
         message = f"PDE {plugin.name!r} has no {control.acts_on!r}; {what}: {listed(accepting)}"
         report.add(path, message)
@@ -129,22 +132,43 @@ def _network(sections: Sections, network: NetworkChoice, report: Report) -> bool
         elif network.every_step and sections.controls[name].role != "force":
             acts_on = sections.controls[name].acts_on
             report.add((*path, "every_step"), f"a network in the loop gives forces; {name!r} acts on {acts_on}")
-    if network.every_step and network.input != "state":
-        report.add(
-            (*path, "input"),
-            "a network with `every_step: true` sees the current state; expected `input: state`",
-        )
-    if not network.every_step and network.input == "state":
-        report.add(
-            (*path, "input"),
-            "only a network with `every_step: true` sees the state; expected `input: target`",
-        )
+    _inputs(sections, network, report)
     dimensions = len(sections.grid.axes) if sections.grid else 0
     if dimensions not in network.plugin.dimensions:
         allowed = " or ".join(str(n) for n in network.plugin.dimensions)
         message = f"network {network.type!r} takes {allowed} dimensions (0: no grid), here are {dimensions}"
         report.add((*path, "type"), message)
     return len(report.problems) == before
+
+
+def _inputs(sections: Sections, network: NetworkChoice, report: Report) -> None:
+    """What a network sees exists where it is called, each once."""
+    path: KeyPath = ("networks", network.name, "input")
+    if network.every_step and "state" not in network.input:
+        expected = "`input: state`, or a list with it such as [state, target]"
+        report.add(path, f"a network with `every_step: true` sees the current state; expected {expected}")
+    for source in network.input:
+        place = source.partition(".")[2]
+        if not place and source != "target" and not network.every_step:
+            report.add(path, f"only a network with `every_step: true` sees {source}; expected `input: target`")
+        elif place and network.every_step:
+            report.add(path, f"a network with `every_step: true` sees the state, not {source}; expected `input: state`")
+        elif place and place not in sections.fields:
+            message = f"PDE {sections.pde.type!r} has no field {place!r}"
+            report.add(path, message + suggestion(place, list(sections.fields)))
+        elif source in {control.acts_on for control in sections.controls.values()}:
+            report.add(path, f"{source} is unknown here; a network sees only a start that the data give")
+    if len(set(network.input)) < len(network.input):
+        report.add(path, f"expected each of {listed(set(network.input))} once")
+
+
+def _starts_seen(sections: Sections, given: Iterable[str], report: Report) -> None:
+    """The data give the starts that networks see; what is wrong with the data comes first."""
+    for name, network in sections.networks.items():
+        missing = {source for source in network.input if source.startswith("initial.")} - set(given)
+        if missing and not report.problems:
+            message = f"the data give {listed(sorted(given))}, not {listed(sorted(missing))}"
+            report.add(("networks", name, "input"), message)
 
 
 def _sources_of_controls(sections: Sections, report: Report) -> None:
@@ -179,6 +203,10 @@ def _architectures(sections: Sections, report: Report) -> None:
             # Its statistics would be those of one batch at one step, and different at the next.
             message = "a network in the loop cannot normalise by batches; set `batch_norm: false`"
             report.add(("networks", name, "every_step"), message)
+        elif sections.update and "independent_samples" in sections.update.needs and buffer_shapes(architecture):
+            # Its Jacobians are taken sample by sample, which normalisation over the batch would couple.
+            message = f"update rule {sections.update.type!r} needs samples that do not depend on each other"
+            report.add(("networks", name), f"{message}; set `batch_norm: false`", at_key=True)
 
 
 def _output(sections: Sections, report: Report) -> None:
@@ -193,7 +221,13 @@ def _output(sections: Sections, report: Report) -> None:
 def _stability(sections: Sections, report: Report) -> None:
     """Numbers such as CFL that are known before the run and too large for the scheme."""
     pde = sections.pde
-    for number in pde.plugin.stability(pde.options, sections.grid, sections.time.dt):
+    numbers = ask(
+        lambda: pde.plugin.stability(pde.options, sections.grid, sections.time.dt),
+        f"stability of PDE {pde.type!r}",
+        ("pde",),
+        report,
+    )
+    for number in numbers or ():
         # Not `value > limit`, so that a number that is not finite is found too.
         if number.limit is not None and not number.value <= number.limit:
             path = tuple(number.key.split("."))

@@ -9,11 +9,13 @@ from typing import Any
 from toolkit.core.architecture import count_parameters, node_shapes
 from toolkit.physics.layout import field_layout
 from toolkit.physics.plugin import StabilityNumber
+from toolkit.scenario.forecast import batch_size, forecast
 from toolkit.scenario.layouts import control_layout, network_shape, observation_layout
 from toolkit.scenario.problems import dotted
 from toolkit.scenario.scenario import Scenario, leaves
 from toolkit.scenario.sections import Sections
 from toolkit.scenario.sweep import expand
+from toolkit.training.inversion_plan import Plan
 
 BYTES = {"float32": 4, "float64": 8}
 COPIES_OF_STATE = 4
@@ -75,6 +77,8 @@ class Description:
     """Scalars that training changes."""
     jacobian: JacobianSize | None
     """None where nothing is learned."""
+    inversion: Plan | None
+    """How a rule that inverts the Jacobian will; None for other rules."""
     memory: int
     """Rough need of a training step in bytes, without the Jacobian."""
     stability: tuple[StabilityNumber, ...]
@@ -110,6 +114,7 @@ def describe(scenario: Scenario) -> Description:
         networks=networks,
         trained=trained,
         jacobian=_jacobian(sections, observations, trained),
+        inversion=forecast(sections),
         memory=_memory(sections, fields, networks, trained),
         stability=tuple(pde.plugin.stability(pde.options, grid, sections.time.dt)),
         sweep_cells=len(expand(scenario)),
@@ -117,8 +122,9 @@ def describe(scenario: Scenario) -> Description:
 
 
 def _units(sections: Sections, name: str) -> str:
-    """Units of a field; `1` for a parameter, whose units are words."""
-    return sections.fields[name].units if name in sections.fields else "1"
+    """Units of a field or action; `1` for a parameter, whose units are words."""
+    described = sections.described
+    return described[name].units if name in described else "1"
 
 
 def _network(sections: Sections, name: str) -> NetworkSummary:
@@ -130,17 +136,10 @@ def _network(sections: Sections, name: str) -> NetworkSummary:
     return NetworkSummary(name, choice.type, shape.inputs, shape.outputs, shape.cells, size, activations)
 
 
-def _batch_size(sections: Sections) -> int:
-    """Samples per step: without networks those of the validation set, each with its own control."""
-    if sections.networks and sections.update:
-        return sections.train.batch_size
-    return max(sections.data.validation, 1) if sections.data and sections.update else 1
-
-
 def _jacobian(sections: Sections, observations: tuple[FieldSummary, ...], trained: int) -> JacobianSize | None:
     if sections.update is None or not observations:
         return None
-    rows = _batch_size(sections) * sum(observation.size for observation in observations)
+    rows = batch_size(sections) * sum(observation.size for observation in observations)
     return JacobianSize(rows, trained, rows * trained * BYTES[sections.network_precision])
 
 
@@ -148,7 +147,7 @@ def _memory(
     sections: Sections, fields: tuple[FieldSummary, ...], networks: tuple[NetworkSummary, ...], trained: int
 ) -> int:
     """States of all steps of a batch, activations and parameters with what belongs to them."""
-    batch = _batch_size(sections)
+    batch = batch_size(sections)
     states = sum(field.size for field in fields) * (sections.time.steps if sections.update else 1)
     physics = batch * states * COPIES_OF_STATE * BYTES[sections.physics_precision]
     calls = {True: sections.time.steps, False: 1}

@@ -38,7 +38,7 @@ def check_size(sections: Sections, report: Report) -> bool:
     """Whether counts can be counted with, and this machine holds the states of a single sample."""
     sound = [_countable(path, count, report) for path, count in _counts(sections).items()]
     size = sum(field_layout(spec, sections.grid).size for spec in sections.fields.values())
-    needed, there = 8 * COPIES * min(size, 10**300), _memory()
+    needed, there = 8 * COPIES * min(size, 10**300), machine_memory()
     if needed > there:
         message = f"one sample has {needed / 8 / COPIES:.3g} values, computing with it takes {needed / 1e9:.3g} GB"
         report.add(("grid", "cells"), f"{message}, this machine has {there / 1e9:.3g} GB; use fewer cells")
@@ -62,7 +62,7 @@ def _countable(path: KeyPath, count: int | None, report: Report) -> bool:
     return True
 
 
-def _memory() -> float:
+def machine_memory() -> float:
     """Bytes of memory of this machine; infinite where the system does not tell."""
     if not hasattr(os, "sysconf"):
         return np.inf

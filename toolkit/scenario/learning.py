@@ -13,8 +13,16 @@ from toolkit.scenario import kinds, schema
 from toolkit.scenario.choose import choose, dump, load
 from toolkit.scenario.problems import KeyPath
 from toolkit.scenario.report import Report, listed
-from toolkit.scenario.sections import LossTerm, OptimizerChoice, ScheduleChoice, SolverChoice, UpdateChoice
+from toolkit.scenario.sections import (
+    LossTerm,
+    OptimizerChoice,
+    RuleChoice,
+    ScheduleChoice,
+    SolverChoice,
+    UpdateChoice,
+)
 from toolkit.scenario.validation import read
+from toolkit.training.rules.base import UpdateRulePlugin
 
 OPTIMIZER_PATH = ("update", "optimizer")
 SCHEDULES: Mapping[str, type[Options]] = {
@@ -92,6 +100,8 @@ def resolve_update(
         return None
     plugin = load("update rule", name, ("update",), report)
     solver, section, known = _solver(section, plugin.needs, pde, report)
+    network_rule, section, sound = _network_rule(section, plugin, report)
+    known = known and sound
     also = ("type", "optimizer")
     common, options = read((schema.UpdateOptions, plugin.options), section, ("update",), report, also=also)
     if common is None or options is None or optimizer is None or not known:
@@ -104,7 +114,26 @@ def resolve_update(
         **dump(common),
         "optimizer": optimizer_data,
     }
-    return UpdateChoice(name, optimizer, common.clip, options, plugin, solver)
+    return UpdateChoice(name, optimizer, common.clip, options, plugin, solver, network_rule)
+
+
+def _network_rule(
+    section: Mapping[str, Any], rule: UpdateRulePlugin, report: Report
+) -> tuple[RuleChoice | None, dict[str, Any], bool]:
+    """(rule that minimises in θ, section with its options resolved, whether there was nothing to complain about)."""
+    result, path = dict(section), ("update", "network_rule")
+    wanted = section.get("network_rule")
+    if wanted is None or "network_rule" not in rule.options.model_fields:
+        return None, result, True
+    offered = {n: p for n in kinds.names("update rule") if (p := kinds.working("update rule", n)) and p.network_rule}
+    name = choose(wanted, path, offered, "network rule", report)
+    if name is None:
+        result["network_rule"] = None
+        return None, result, False
+    plugin = offered[name]
+    (options,) = read((plugin.options,), wanted, path, report, also=("type",))
+    result["network_rule"] = {"type": name, **dump(options)}
+    return RuleChoice(name, options, plugin), result, options is not None
 
 
 def _solver(

@@ -22,7 +22,7 @@ SHARED: dict[tuple[str, ...], frozenset[str]] = {
 """Keys that all kinds of a section have in common, by section; `*` is any name, `#` any list entry."""
 
 _WORDS = (("pde",), ("data",), ("networks", "*"), ("loss",), ("loss", "#"), ("update",))
-TYPED = (*_WORDS, ("update", "optimizer"), ("update", "inverse_solver"))
+TYPED = (*_WORDS, ("update", "optimizer"), ("update", "inverse_solver"), ("update", "network_rule"))
 """Sections in which a bare word stands for `{type: word}`."""
 
 

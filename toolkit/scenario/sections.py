@@ -43,7 +43,7 @@ class Control:
 
     name: str
     acts_on: str
-    """`initial.<field>`, `force.<field>`, `source.<field>` or `parameter.<name>`."""
+    """`initial.<field>`, `force.<field or action>`, `source.<field or action>` or `parameter.<name>`."""
     initial: Any = None
     """Start value of a direct optimisation: a number or nested lists; None where a network gives it."""
 
@@ -54,7 +54,7 @@ class Control:
 
     @property
     def target(self) -> str:
-        """The field or parameter it acts on."""
+        """The field, action or parameter it acts on."""
         return self.acts_on.partition(".")[2]
 
 
@@ -83,8 +83,8 @@ class NetworkChoice:
 
     name: str
     type: str
-    input: str
-    """`target` or `state`."""
+    input: tuple[str, ...]
+    """Any of `target`, `state`, `time`."""
     output: tuple[str, ...]
     """Names of controls."""
     every_step: bool
@@ -111,6 +111,15 @@ class SolverChoice:
     type: str
     options: Any
     plugin: InverseSolverPlugin
+
+
+@dataclass(frozen=True)
+class RuleChoice:
+    """`update.network_rule`."""
+
+    type: str
+    options: Any
+    plugin: UpdateRulePlugin
 
 
 @dataclass(frozen=True)
@@ -142,6 +151,12 @@ class UpdateChoice:
     options: Any
     plugin: UpdateRulePlugin
     inverse_solver: SolverChoice | None = None
+    network_rule: RuleChoice | None = None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the rule and its network rule need."""
+        return self.plugin.needs | (self.network_rule.plugin.needs if self.network_rule else frozenset())
 
 
 @dataclass(frozen=True)
@@ -164,6 +179,13 @@ class Sections:
     output: OutputOptions
     sweep: Mapping[str, Any] = field(default_factory=dict)
     """Axes as written: dotted key -> list of values, or name -> {label: overrides}."""
+    actions: Mapping[str, FieldSpec] = field(default_factory=dict)
+    """What can act without being a field of the state, by name."""
+
+    @property
+    def described(self) -> dict[str, FieldSpec]:
+        """Fields and actions by name: what controls other than parameters act on."""
+        return {**self.fields, **self.actions}
 
     @property
     def physics_precision(self) -> str:

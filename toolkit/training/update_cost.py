@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from toolkit.core.half_inverse_choice import HalfInversion
+from toolkit.training.inversion_plan import JacobianSize, plan
 from toolkit.training.loop import Trainer
 from toolkit.training.problem import Batch
 from toolkit.training.spectra import Sizes
@@ -110,17 +111,19 @@ def _of_solver(name: str, options: Any, controls: int) -> Cost:
 
 
 def _of_half_inversion(options: Any, setting: Setting) -> Cost:
-    size, samples = setting.sizes, setting.samples
-    per_unit = 1 / (setting.rate * setting.unit)
-    if not size.parameters:
-        side = min(size.outputs, size.controls)
-        work = samples * (float(side) ** 2 * size.controls + 10.0 * side**3)
-        return Cost(1 + side + work * per_unit, f"{side} pullbacks and a decomposition per sample")
-    rows, columns = samples * size.outputs, size.parameters
-    if 8 * rows * columns > options.memory * 2**30:
-        steps = HalfInversion().steps(rows)
-        return Cost(1 + 2.0 * steps, f"{steps} Lanczos steps, each a product with J and Jᵀ")
-    side = float(min(rows, columns))
-    work = side**2 * max(rows, columns) + 2 * side**3
-    reason = f"at most: {size.outputs} pullbacks per sample, a decomposition of {rows} x {columns}"
-    return Cost(1 + size.outputs + work * per_unit, reason)
+    """By the plan of the rule, without the factors of dense layers, which may make it cheaper."""
+    size = setting.sizes
+    jacobian = JacobianSize(
+        samples=setting.samples,
+        outputs=size.outputs,
+        columns=size.parameters or size.controls,
+        dtype="float64",
+        controls=min(size.controls, size.outputs),
+        direct=not size.parameters,
+    )
+    algorithm = "auto" if options.algorithm == "factored" else options.algorithm
+    inversion = HalfInversion(options.exponent, options.truncation, options.truncation_mode, algorithm)
+    met = plan(jacobian, inversion, False, int(options.memory * 2**30), "cpu")
+    work = met.operations / (setting.rate * setting.unit)
+    what = "per sample" if jacobian.direct else f"of {jacobian.rows} x {jacobian.columns}"
+    return Cost(1 + met.sweeps + work, f"at most: {met.sweeps} sweeps, {met.algorithm} {what}")

@@ -1,0 +1,71 @@
+"""Half-inverse gradients and Gauss–Newton: the Jacobian of a mini-batch through network and physics, partly inverted.
+
+    direction = V diag(s^κ [s > τ s_max]) Uᵀ ∂L/∂y,   J = ∂y/∂θ = U diag(s) Vᵀ,   κ = −1/2 (hig), −1 (gauss_newton)
+
+Plain gradients progress along a singular direction at the rate s², Gauss–Newton at the same rate along all of them,
+which small s do not survive; κ = −1/2 is half way. For any PDE, network and loss; also for controls without a network,
+and for the proxy loss of `sip` (`network_rule: hig`). Schnell, Holl, Thuerey: Half-Inverse Gradients for Physical Deep
+Learning, ICLR 2022.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from toolkit import HalfInverseRule, HalfInversion, Options, UpdateRulePlugin, option
+
+GIB = 2**30
+
+
+class HalfInverseOptions(Options):
+    """Options of half-inverse gradients."""
+
+    exponent: float = option(-0.5, description="κ: −1/2 half-inverse, −1 Gauss–Newton, 0 orthogonalised, +1 gradient")
+    truncation: float = option(
+        1e-6, ge=0, description="τ: singular values up to τ · largest (relative) or τ (absolute) contribute nothing"
+    )
+    truncation_mode: Literal["relative", "absolute"] = option("relative", description="what τ refers to")
+    algorithm: Literal["auto", "factored", "adaptive", "tridiagonal", "gram", "lanczos", "svd64", "svd"] = option(
+        "auto",
+        description="factored: J Jᵀ from the factors of dense layers; tridiagonal, gram, adaptive: by eigenvalues of "
+        "J Jᵀ; svd64, svd: of J itself; lanczos: from products with J alone, approximate; auto: what is exact and fast",
+    )
+    krylov_steps: int | None = option(None, ge=1, description="most steps of lanczos; left out: a fifth of the rows")
+    memory: float = option(4.0, gt=0, units="GiB", description="largest Jacobian that is formed, largest J Jᵀ too")
+
+
+class GaussNewtonRuleOptions(HalfInverseOptions):
+    """Options of Gauss–Newton."""
+
+    exponent: float = option(-1.0, description="κ: −1 inverts the singular values that are kept")
+
+
+def _build(options: HalfInverseOptions) -> HalfInverseRule:
+    factored = options.algorithm == "factored"
+    algorithm = "auto" if options.algorithm == "factored" else options.algorithm
+    inversion = HalfInversion(
+        options.exponent, options.truncation, options.truncation_mode, algorithm, options.krylov_steps
+    )
+    return HalfInverseRule(inversion, factored, int(options.memory * GIB))
+
+
+HIG = UpdateRulePlugin(
+    name="hig",
+    summary="half-inverse gradients: the Jacobian of the mini-batch, half-inverted by a truncated decomposition",
+    options=HalfInverseOptions,
+    build=_build,
+    needs=frozenset({"independent_samples"}),
+    potential=False,
+    network_rule=True,
+    references=("Schnell, Holl, Thuerey 2022, Eq. 5",),
+)
+GAUSS_NEWTON = UpdateRulePlugin(
+    name="gauss_newton",
+    summary="Gauss–Newton: the Jacobian of the mini-batch through network and physics, inverted where it is large",
+    options=GaussNewtonRuleOptions,
+    build=_build,
+    needs=frozenset({"independent_samples"}),
+    potential=False,
+    network_rule=True,
+    references=("Schnell, Holl, Thuerey 2022, section 2",),
+)
