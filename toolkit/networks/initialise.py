@@ -1,7 +1,9 @@
 """Initial weights, drawn with NumPy so that a seed means the same network on every backend.
 
 Weights of dense and convolutional layers are uniform in ±1/√fan_in, fan_in = inputs times kernel cells:
-torch's default (Kaiming with a = √5), which PhiML uses on torch too. Biases are zero. Batch normalisation
+torch's default (Kaiming with a = √5), which PhiML uses on torch too; or, where the architecture says
+`glorot_uniform`, in ±√(6 / (fan_in + fan_out)), fan_out = outputs times kernel cells: Keras' default, after Glorot and
+Bengio 2010, which keeps the variance of activations and gradients alike. Biases are zero. Batch normalisation
 starts as the identity: weight 1, bias 0, running mean 0, running variance 1. Real and imaginary parts of the
 weights of a spectral convolution are uniform in [0, 1) / (inputs · outputs), as in the published Fourier
 neural operator (Li et al. 2021).
@@ -13,7 +15,14 @@ import math
 
 import numpy as np
 
-from toolkit.core.architecture import Architecture, BatchNorm, SpectralConv, buffer_shapes, parameter_shapes
+from toolkit.core.architecture import (
+    Architecture,
+    BatchNorm,
+    Initialisation,
+    SpectralConv,
+    buffer_shapes,
+    parameter_shapes,
+)
 
 Arrays = dict[str, np.ndarray]
 
@@ -31,10 +40,16 @@ def initialise(architecture: Architecture, generator: np.random.Generator) -> tu
         elif isinstance(layers[layer], SpectralConv):
             params[path] = generator.random(shape) / math.prod(shape[:2])
         else:
-            bound = 1 / math.sqrt(math.prod(shape[1:]))
+            bound = _bound(shape, architecture.initialisation)
             params[path] = generator.uniform(-bound, bound, shape)
     buffers = {
         path: np.ones(shape) if path.endswith(".running_var") else np.zeros(shape)
         for path, shape in buffer_shapes(architecture).items()
     }
     return params, buffers
+
+
+def _bound(shape: tuple[int, ...], initialisation: Initialisation) -> float:
+    """Largest magnitude of weights (out, in, *kernel)."""
+    fan_in, fan_out = math.prod(shape[1:]), shape[0] * math.prod(shape[2:])
+    return math.sqrt(6 / (fan_in + fan_out)) if initialisation == "glorot_uniform" else 1 / math.sqrt(fan_in)

@@ -11,7 +11,15 @@ from typing import Literal
 
 from pydantic import PositiveInt
 
-from toolkit.core.architecture import Activation, Architecture, ArchitectureBuilder, BatchNorm, Dense, Reshape
+from toolkit.core.architecture import (
+    Activation,
+    Architecture,
+    ArchitectureBuilder,
+    BatchNorm,
+    Dense,
+    Initialisation,
+    Reshape,
+)
 from toolkit.core.options import Options, option
 from toolkit.networks.plugin import NetworkPlugin, NetworkShape
 
@@ -24,6 +32,11 @@ class MlpOptions(Options):
     layers: list[PositiveInt] = option([64, 64], description="Width of each hidden layer.", units="features")
     activation: ActivationKind = option("relu", description="Pointwise function after each hidden layer.")
     batch_norm: bool = option(False, description="Batch normalisation after each hidden activation.")
+    initialisation: Initialisation = option(
+        "default",
+        description="Weights uniform in ±1/√inputs (default), or in ±√(6/(inputs + outputs)) (glorot_uniform); "
+        "biases are zero.",
+    )
 
 
 def build(options: MlpOptions, shape: NetworkShape) -> Architecture:
@@ -42,7 +55,7 @@ def build(options: MlpOptions, shape: NetworkShape) -> Architecture:
     net.add("out", Dense(width, shape.outputs * math.prod(shape.cells)))
     if shape.cells:
         net.add("unflatten", Reshape((shape.outputs, *shape.cells)))
-    return net.build()
+    return net.build(options.initialisation)
 
 
 PLUGIN = NetworkPlugin(
