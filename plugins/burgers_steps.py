@@ -77,7 +77,7 @@ def _step_reversal(problem: InverseProblem, options: StepReversalOptions) -> Inv
 
 
 def _objection(setting: SolverSetting) -> str | None:
-    if "force.velocity" not in setting.acting:
+    if "force.velocity" not in setting.unknown:
         return "finds a force per step; give a control that acts on force.velocity, or use time_reversal"
     if setting.parameters.scheme != "semi_lagrangian":
         return (

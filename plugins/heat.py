@@ -138,7 +138,7 @@ def _least_heating(problem: InverseProblem, options: LeastHeatingOptions) -> Inv
 
 
 def _needs_heating(setting: SolverSetting) -> str | None:
-    if "force.temperature" in setting.acting:
+    if "force.temperature" in setting.unknown:
         return None
     return "finds heating per step; give a control that acts on force.temperature, or use damped_spectral"
 

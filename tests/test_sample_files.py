@@ -198,3 +198,11 @@ def test_a_solver_for_one_diffusivity_refuses_several(tmp_path):
     path = samples_file(tmp_path / "a.nc", 3, GRID, temperature_target=("x", "y"), parameter_diffusivity=())
     rule = "{type: sip, inverse_solver: damped_spectral}"
     refused(path, "update.inverse_solver: inverse solver 'damped_spectral' inverts one diffusivity", rule=rule)
+
+
+def test_a_solver_that_finds_forces_refuses_forces_that_are_given(tmp_path):
+    variables = {"temperature_target": ("x", "y"), "force_temperature": ("t", "x", "y")}
+    path = samples_file(tmp_path / "a.nc", 3, {**GRID, "t": 1}, **variables)
+    load(path, "{type: sip, inverse_solver: damped_spectral}")
+    words = "inverse solver 'least_heating' finds heating per step; give a control that acts on force.temperature"
+    refused(path, words, rule="{type: sip, inverse_solver: least_heating}")

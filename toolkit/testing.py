@@ -6,7 +6,7 @@ everything is checked on both backends in float64, on grids that are not square 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -200,10 +200,11 @@ def _sought(case: Case, solver: InverseSolverPlugin) -> tuple[tuple[Control, ...
     return controls, {key: problem.backend.array(value, "physics") for key, value in drawn.items()}, dict(case.x)
 
 
-def _refuses(case: Case, solver: InverseSolverPlugin, acting: set[str]) -> bool:
+def _refuses(case: Case, solver: InverseSolverPlugin, unknown: Iterable[str], rest: Iterable[str]) -> bool:
     """Whether the solver would refuse this case in a scenario."""
-    problem, losses = case.problem, (("l2", 1.0),)
-    setting = SolverSetting(problem.grid, problem.parameters, solver.options(), TIMING, frozenset(acting), losses)
+    problem, controls, losses = case.problem, frozenset(unknown), (("l2", 1.0),)
+    acting = controls | frozenset(rest)
+    setting = SolverSetting(problem.grid, problem.parameters, solver.options(), TIMING, acting, losses, controls)
     return solver.check(setting) is not None
 
 
@@ -214,7 +215,7 @@ def _check_inverse(case: Case, solver: InverseSolverPlugin) -> None:
         return
     problem, b = case.problem, case.problem.backend
     controls, x_true, rest = _sought(case, solver)
-    if not controls or _refuses(case, solver, {*x_true, *rest}):
+    if not controls or _refuses(case, solver, x_true, rest):
         return
     problem = Problem(**{**problem.__dict__, "controls": controls, "solver": (solver, solver.options())})
     y_target = problem.observe(x_true, rest)

@@ -65,6 +65,19 @@ def test_published_values(backend):
     assert np.allclose(step(backend, g, indefinite), [[-0.504030, -0.663198]], atol=5e-7)
 
 
+@pytest.mark.parametrize("delta", [None, 0.2])
+def test_directions_that_the_loss_does_not_feel_stay(backend, delta):
+    # JᵀJ of a wide J, as of forces of many steps that are judged at the end: rounding leaves 1e-18 where 0 is meant.
+    rng = np.random.default_rng(4)
+    j, residual = rng.standard_normal((3, 4, 12)), rng.standard_normal((3, 4))
+    g, h = np.einsum("bij,bi->bj", j, residual), np.einsum("bij,bik->bjk", j, j)
+    shortest = -np.stack([np.linalg.lstsq(a, r)[0] for a, r in zip(j, residual, strict=True)])
+    assert relative(step(backend, g, h, max_loss_change=delta), shortest) < ROUNDING
+    arguments = (backend.array(g, "physics"), backend.array(h, "physics"))
+    found = backend.numpy(damped_step(backend.xp, *arguments, damping=0.0))
+    assert relative(found, shortest) < ROUNDING
+
+
 @pytest.mark.parametrize("delta", [None, 0.2, 5.0])
 @pytest.mark.parametrize("n", [2, 3, 8])
 def test_random_symmetric_hessians_always_descend_by_the_stated_lengths(backend, n, delta):

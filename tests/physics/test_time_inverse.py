@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numeric_cases import built, relative, updated
+from numeric_cases import built, inverse_problem, relative, updated
 from phiml import math
 
+from toolkit.physics.inverse import natives, tensors
+from toolkit.physics.layout import Layout
 from toolkit.physics.rollout import PHYSICS
+from toolkit.physics.time_inverse import invert_over_time
 from toolkit.training.problem import Batch
 
 FORCE, START = "force.temperature", "initial.temperature"
@@ -122,6 +125,39 @@ def test_objectives_that_agree_are_not_counted_twice(backend):
     assert relative(found[FORCE], backend.numpy(wanted[FORCE])) < 1e-9
 
 
+def test_a_field_that_is_judged_at_the_end_alone_is_not_held_by_one_that_is_judged_always(backend):
+    # s' = s + c for two fields that do not meet: each force takes its share, and v reaches its target at once.
+    b, steps, scalar, per_step = backend, 4, Layout(), Layout(steps=4)
+    start = {name: b.zeros((2,)) for name in ("u", "v")}
+
+    def trajectory(x: Any, context: Any) -> dict[str, Any]:
+        forces = {name: x[f"force.{name}"] for name in start}
+        sums = {n: [b.xp.sum(c[:, :t], axis=1) if t else start[n] for t in range(steps + 1)] for n, c in forces.items()}
+        return {name: b.xp.stack(values, axis=1) for name, values in sums.items()}
+
+    def invert_step(state: Any, inputs: Any, after: Any, target: Any, step: Any) -> Any:
+        share = {name: (target[name] - after[name]) / (step + 1) for name in state}
+        before = {name: state[name] + step * share[name] for name in state}
+        return before, {name: inputs.force[name] + share[name] for name in state}
+
+    problem = replace(
+        inverse_problem(b, lambda x: x, 1, 1),
+        steps=steps,
+        trajectory=trajectory,
+        controls={"force.u": per_step, "force.v": per_step},
+        observations={"trajectory.u": per_step, "final.v": scalar},
+        states={"u": scalar, "v": scalar},
+    )
+    zero, ramp = b.zeros((2, steps)), b.array(np.outer([1.0, -2.0], np.arange(1.0, 5.0)))
+    x = tensors({"force.u": zero, "force.v": zero}, problem.controls)
+    y = tensors({"trajectory.u": zero, "final.v": b.zeros((2,))}, problem.observations)
+    wanted = tensors({"trajectory.u": ramp, "final.v": b.array(np.array([8.0, 4.0]))}, problem.observations)
+    found = natives(invert_over_time(problem, invert_step)(x, y, wanted), problem.controls)
+    # Sums of a few small numbers.
+    assert np.allclose(b.numpy(found["force.u"]), [[1.0] * 4, [-2.0] * 4], atol=1e-13)
+    assert np.allclose(b.numpy(found["force.v"]), [[2.0] * 4, [1.0] * 4], atol=1e-13)
+
+
 def test_a_trajectory_is_approached_with_diffusion(backend):
     case = judged_always(built(heat(steps=5), backend))
     x, context = actors(case), context_of(case)
@@ -178,6 +214,7 @@ def test_nothing_is_differentiated_through_the_physics_in_a_loop(backend, solver
             return {name: math.stop_gradient(value) for name, value in new.items()}
 
     rollout = replace(case.problem.rollout, pde=Stopped(), _traced={})
+    assert case.problem.solver is not None
     plugin, options = case.problem.solver
     solver_of_whole = replace(
         plugin, build=lambda problem, o: plugin.build(case.problem.inverse_problem(problem.context), o)

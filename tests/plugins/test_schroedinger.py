@@ -368,6 +368,7 @@ def test_the_shipped_scenario_has_the_published_sizes():
 def test_the_scenario_runs_and_writes_states_and_field(tmp_path, backend):
     small = {"time.steps": 8, "data.train": 16, "data.validation": 4, "train.batch_size": 8, "output.every": 1}
     limit = {"train.steps": 4, "train.time_limit": None, "run.backend": backend.name, "run.device": "cpu"}
+    limit["run.precision"] = {"physics": "float64", "network": "float32"}
     run = execute(SCENARIO, tmp_path, {**small, **limit})
     with run.stored:
         assert run.fields.field.dims == ("sample", "t")

@@ -86,3 +86,17 @@ def test_parts_of_the_wrong_shape_are_refused(tmp_path):
     result = cli("validate", from_file(tmp_path))
     assert result.exit_code == 2
     assert "psi_target has sample: 2, x: 5, component: 2, expected sample: 2, x: 6, component: 2" in result.stderr
+
+
+@pytest.mark.parametrize("other", [("x", "sample"), ("sample", "y"), ()])
+def test_parts_on_different_dimensions_are_refused(tmp_path, other):
+    with netCDF4.Dataset(tmp_path / "samples.nc", "w") as new:
+        for dimension, size in (("sample", 2), ("x", 6), ("y", 5)):
+            new.createDimension(dimension, size)
+        for name in ("initial_psi_re", "initial_psi_im", "psi_target_re"):
+            new.createVariable(name, "f8", ("sample", "x"))[:] = 1.0
+        new.createVariable("psi_target_im", "f8", other)[...] = 1.0
+    result = cli("validate", from_file(tmp_path))
+    assert result.exit_code == 2
+    words = f"psi_target_im has {', '.join(other) or 'none'}; expected the same, in the same order"
+    assert f"data.path: psi_target_re has the dimensions sample, x, {words}" in result.stderr

@@ -183,6 +183,8 @@ class SolverSetting:
     """Keys of all that acts, controls and what the data gives: `initial.u`, `force.u`, `parameter.nu`."""
     losses: tuple[tuple[str, float], ...]
     """Kind and weight of each loss term."""
+    unknown: frozenset[str] = frozenset()
+    """Those of `acting` that are controls."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ With s_{t+1} = P_t(s_t, c_t) and increments Δs̃ that the objectives ask for (t
 
     Δs_T = Δ_T
     (s̃_t, c̃_t) = P_t⁻¹(s_{t+1} + Δs_{t+1}; s_t, c_t)     a local inverse of the step
-    Δs_t = (n (s̃_t − s_t) + Δ_t) / (n + 1)                        n objectives after t; Δs_t = s̃_t − s_t if t has none
+    Δs_t = (n (s̃_t − s_t) + Δ_t) / (n + 1)                        n objectives after t; for fields judged at t only
+    Δs_t = s̃_t − s_t                                              for the others
 
 The wishes of later objectives and of the one at t are *averaged*, each counting once: their sum would overshoot as
 often as there are objectives that agree (for s_{t+1} = s_t, T times). Where the initial state is no control, Δs_0
@@ -43,7 +44,7 @@ def invert_over_time(problem: InverseProblem, invert_step: StepInverse) -> Inver
         samples = next(iter(states.values())).shape[0]
 
         def back(carry: Any, at: Any, constant: Any) -> tuple[Any, Any]:
-            delta, count = _fuse(xp, carry["delta"], carry["count"], at["wish"], at["judged"])
+            delta, count = _fuse(xp, carry["delta"], carry["count"], at)
             before, after = _wrapped(problem, at["before"]), _wrapped(problem, at["after"])
             target = _wrapped(problem, {name: at["after"][name] + delta[name] for name in delta})
             inputs = Inputs(
@@ -60,7 +61,7 @@ def invert_over_time(problem: InverseProblem, invert_step: StepInverse) -> Inver
         order = _backward(problem, states, forces, wishes, judged)
         start = {
             "delta": {name: xp.zeros_like(value[:, 0]) for name, value in states.items()},
-            "count": xp.sum(xp.zeros_like(order["judged"][0])),
+            "count": xp.sum(xp.zeros_like(order["objectives"][0])),
         }
         example = {key: _first(group) for key, group in order.items()}
         traced = problem.traced("time_inverse", back, start, example, constant)
@@ -82,21 +83,21 @@ def force_layout(problem: InverseProblem, name: str) -> Layout:
     return Layout(layout.components, layout.cells)
 
 
-def _wishes(problem: InverseProblem, y: Natives, target: Natives) -> tuple[dict[str, Any], np.ndarray]:
-    """(Δ_t of each field at t = 1 … T, (T, sample, …); number of objectives that judge each of these times)."""
+def _wishes(problem: InverseProblem, y: Natives, target: Natives) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(Δ_t at t = 1 … T, (T, sample, …), and 1 at the times that are judged, else 0), each by field."""
     xp, steps = problem.backend.xp, problem.steps
-    judged = np.zeros(steps)
+    judged: dict[str, np.ndarray] = {}
     wishes: dict[str, Any] = {}
     for key, value in y.items():
         kind, _, name = key.partition(".")
         difference = target[key] - value
         if kind == "trajectory":
             wish = xp.moveaxis(difference, 1, 0)
-            judged = np.maximum(judged, 1)
+            judged[name] = np.ones(steps)
         else:
             none = xp.zeros_like(difference)[None]
             wish = xp.concatenate([none] * (steps - 1) + [difference[None]], axis=0)
-            judged[-1] = 1
+            judged[name] = np.maximum(judged.get(name, 0), np.arange(1, steps + 1) == steps)
         # Two objectives on one field at one time: the mean of their wishes.
         wishes[name] = wish if name not in wishes else _joined(xp, wishes[name], wish, steps)
     return wishes, judged
@@ -109,16 +110,17 @@ def _joined(xp: Any, first: Any, second: Any, steps: int) -> Any:
     return xp.concatenate([rest, last], axis=0) if steps > 1 else last
 
 
-def _fuse(xp: Any, delta: Natives, count: Any, wish: Natives, judged: Any) -> tuple[dict[str, Any], Any]:
-    """Mean of what `count` later objectives ask for and of the wish at this time, where there is one."""
-    total = count + judged
-    share = judged / xp.where(total == 0, xp.ones_like(total), total)
-    fused = {name: value + share * (wish[name] - value) if name in wish else value for name, value in delta.items()}
+def _fuse(xp: Any, delta: Natives, count: Any, at: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Mean of what `count` later objectives ask for and of the wish at this time, for fields that are judged now."""
+    total = count + at["objectives"]
+    share = 1 / xp.where(total == 0, xp.ones_like(total), total)
+    wish, judged = at["wish"], at["judged"]
+    fused = {n: v + judged[n] * share * (wish[n] - v) if n in wish else v for n, v in delta.items()}
     return fused, total
 
 
 def _backward(
-    problem: InverseProblem, states: Natives, forces: Natives, wishes: Natives, judged: np.ndarray
+    problem: InverseProblem, states: Natives, forces: Natives, wishes: Natives, judged: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
     """What each step needs, along the leading axis, the last step first."""
     b, steps = problem.backend, problem.steps
@@ -134,7 +136,8 @@ def _backward(
     }
     return {
         **reversed_groups,
-        "judged": b.array(judged[::-1].copy(), "physics"),
+        "judged": {name: b.array(times[::-1].copy(), "physics") for name, times in judged.items()},
+        "objectives": b.array(np.max(list(judged.values()), axis=0)[::-1].copy(), "physics"),
         "step": b.array(np.arange(steps)[::-1].copy(), "physics"),
     }
 

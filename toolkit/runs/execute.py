@@ -44,6 +44,13 @@ _log = logging.getLogger(__name__)
 METRICS = {
     "direction_norm": ("Euclidean norm of the update direction before clipping", "1"),
     "train_control_error": ("control error on the training batch, mean over its samples", "1"),
+    "kept_rank": ("singular values of the Jacobian above the cut", "1"),
+    "largest_singular_value": ("largest singular value of the Jacobian of the mini-batch", "1"),
+    "smallest_kept": ("smallest singular value of the Jacobian that was kept", "1"),
+    "relative_cut": ("cut that was applied to singular values, over the largest of them", "1"),
+    "resolved": ("1, or 0 where directions were dropped because a Gram matrix cannot resolve them", "1"),
+    "krylov_steps": ("Lanczos steps", "1"),
+    "krylov_change": ("relative difference of the change of the outputs from that of half the Lanczos steps", "1"),
 }
 
 

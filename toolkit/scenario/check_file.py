@@ -62,6 +62,8 @@ def _variables(dataset: Any, report: Report) -> dict[str, Any]:
         key = file_key(name, getattr(variable, "role", ""))
         if key is None or "sample" not in variable.dimensions:
             continue
+        if isinstance(variable, _Complex) and not variable.fits(report):
+            continue
         if key in found:
             report.add(PATH, f"{found[key].name} and {name} of the file are both {key}; remove one of them")
         found[key] = variable
@@ -74,6 +76,15 @@ class _Complex:
 
     name: str
     parts: tuple[Any, Any]
+
+    def fits(self, report: Report) -> bool:
+        """Whether both parts lie on the same dimensions, in the same order."""
+        real, imaginary = self.parts
+        if real.dimensions != imaginary.dimensions:
+            there, here = (", ".join(part.dimensions) or "none" for part in self.parts)
+            message = f"{real.name} has the dimensions {there}, {imaginary.name} has {here}"
+            report.add(PATH, f"{message}; expected the same, in the same order")
+        return real.dimensions == imaginary.dimensions
 
     @property
     def dimensions(self) -> tuple[str, ...]:

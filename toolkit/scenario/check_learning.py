@@ -141,10 +141,11 @@ def _check_solver(sections: Sections, update: UpdateChoice, given: frozenset[str
 
 def _check_setting(sections: Sections, solver: SolverChoice, given: frozenset[str], report: Report) -> None:
     """What the solver itself has to say against this scenario."""
-    acting = {c.acts_on for c in sections.controls.values()} | {k for k in given if not k.startswith("target.")}
+    unknown = frozenset(c.acts_on for c in sections.controls.values())
+    acting = unknown | {k for k in given if not k.startswith("target.")}
     losses = tuple((term.type, term.weight) for term in sections.loss)
     refused = solver.plugin.check(
-        SolverSetting(sections.grid, sections.pde.options, solver.options, timing(sections), frozenset(acting), losses)
+        SolverSetting(sections.grid, sections.pde.options, solver.options, timing(sections), acting, losses, unknown)
     )
     if refused:
         message = f"inverse solver {solver.type!r} {refused}"

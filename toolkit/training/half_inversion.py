@@ -77,9 +77,22 @@ class HalfInverseRule:
     def _invert(
         self, batch_map: BatchMap, params: Natives, loss_at: LossAt, shape: tuple[int, int], inputs: Mapping[str, Any]
     ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-        """(loss, direction, report), with y from the forward pass of the Jacobian."""
+        """(loss, direction, report and the algorithm), with y from the forward pass of the Jacobian."""
+        met = self.plan(_size(batch_map, params, shape), batch_map.problem.backend.device)
+        value, direction, report = self._as_planned(met, batch_map, params, loss_at, shape, inputs)
+        # Numbers are all that metrics hold: the name says which it was.
+        return value, direction, {**report, f"algorithm_{met.way}_{met.algorithm}": 1.0}
+
+    def _as_planned(
+        self,
+        met: Plan,
+        batch_map: BatchMap,
+        params: Natives,
+        loss_at: LossAt,
+        shape: tuple[int, int],
+        inputs: Mapping[str, Any],
+    ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
         b = batch_map.problem.backend
-        met = self.plan(_size(batch_map, params, shape), b.device)
         options = replace(self.inversion, algorithm=cast("Algorithm", met.algorithm), memory=self.memory)
         if met.way == "samples":
             y, blocks = batch_jacobian.control_blocks(batch_map, params)

@@ -7,12 +7,17 @@ With g = ∂L/∂x, H = ∂²L/∂x² = V diag(λ) Vᵀ and g' = Vᵀg:
 
 The step limit δ (`max_loss_change`, in units of the loss) bounds the first-order decrease along an eigenvector:
 ℓ_i = |δ / g'_i|; the saddle-free rule limits only flat and negatively curved directions, λ_i ≤ |Π λ|^(1/n).
+
+Directions that the loss does not feel (forces of many steps, judged at the end) have λ_i = 0 but for rounding. What is
+below n ε max|λ| counts as 0 and stays as it is: g'_i/λ_i would be a quotient of rounding errors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from toolkit.core.errors import ScenarioError
 from toolkit.core.options import Options, option
@@ -52,9 +57,17 @@ def _divide(xp: Any, a: Any, b: Any) -> Any:
     return xp.abs(xp.where(zero, xp.zeros_like(a), a / xp.where(zero, xp.ones_like(b), b)))
 
 
+def _felt(xp: Any, curvatures: Any) -> Any:
+    """Curvatures (B, n) with those that are rounding errors of the largest replaced by 0."""
+    magnitude = xp.abs(curvatures)
+    accuracy = curvatures.shape[-1] * np.finfo(str(curvatures.dtype).rpartition(".")[-1]).eps
+    return xp.where(magnitude > accuracy * xp.max(magnitude, axis=-1)[..., None], curvatures, xp.zeros_like(curvatures))
+
+
 def saddle_free_step(xp: Any, gradient: Any, hessian: Any, max_loss_change: float | None = None) -> Any:
     """Δx (B, n) from g (B, n) and H (B, n, n): length |H|⁻¹g along each eigenvector, always downhill."""
     eigenvalues, vectors = xp.eigh(hessian)
+    eigenvalues = _felt(xp, eigenvalues)
     g = xp.einsum("bij,bi->bj", vectors, gradient)
     length = _divide(xp, g, eigenvalues)
     if max_loss_change is not None:
@@ -73,7 +86,7 @@ def damped_step(xp: Any, gradient: Any, hessian: Any, damping: float, max_loss_c
     """Δx (B, n): length (H + μI)⁻¹g along each eigenvector, always downhill."""
     eigenvalues, vectors = xp.eigh(hessian)
     g = xp.einsum("bij,bi->bj", vectors, gradient)
-    length = _divide(xp, g, eigenvalues + damping)
+    length = _divide(xp, g, _felt(xp, eigenvalues + damping))
     if max_loss_change is not None:
         length = xp.minimum(length, _divide(xp, max_loss_change * xp.ones_like(g), g))
     return xp.einsum("bij,bj->bi", vectors, -xp.sign(g) * length)
