@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def read_samples(path: Path) -> dict[str, np.ndarray]:
                 variable = variable.isel({names.TIME: slice(1, None)})
             if not np.isfinite(variable.values).all():
                 raise StorageError(f"{path}: {text} holds values that are not finite")
-            values = variable.transpose(*_order(variable.dims)).values
+            values: Any = variable.transpose(*_order(variable.dims)).values
             # Complex fields are two real numbers to physics and networks.
             result[key] = np.stack([values.real, values.imag], axis=-1) if np.iscomplexobj(values) else values
     if not result:
