@@ -1,7 +1,7 @@
 """Where batches come from: a plugin's sampler, drawn anew for every step or once, or arrays read from a file.
 
 Batch k of an infinite source is a function of (seed, k) alone, and a finite source is shuffled per epoch by (seed,
-epoch): a resumed run sees what the uninterrupted one would have seen. Targets y* = P(x*) are simulated with the
+epoch), unless its order is kept: a resumed run sees what the uninterrupted one would have seen. Targets y* = P(x*) are simulated with the
 problem's own physics unless the source gives them.
 """
 
@@ -80,12 +80,13 @@ class InfiniteBatches:
 
 @dataclass(frozen=True)
 class FiniteBatches:
-    """A fixed set of samples, shuffled every epoch; a last ragged batch is dropped."""
+    """A fixed set of samples, shuffled every epoch unless told not to; a last ragged batch is dropped."""
 
     samples: Arrays
     assemble: Assembler
     batch_size: int
     seed: int
+    shuffle: bool = True
     _order: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
 
     def __call__(self, step: int) -> Batch:
@@ -93,11 +94,15 @@ class FiniteBatches:
         count = len(next(iter(self.samples.values())))
         per_epoch = count // self.batch_size
         epoch, place = divmod(step, per_epoch)
+        part = slice(place * self.batch_size, (place + 1) * self.batch_size)
+        chosen = self._permutation(epoch, count)[part] if self.shuffle else part
+        return self.assemble({key: value[chosen] for key, value in self.samples.items()})
+
+    def _permutation(self, epoch: int, count: int) -> np.ndarray:
         if epoch not in self._order:
             self._order.clear()
             self._order[epoch] = stream(self.seed, "batches", epoch).permutation(count)
-        chosen = self._order[epoch][place * self.batch_size : (place + 1) * self.batch_size]
-        return self.assemble({key: value[chosen] for key, value in self.samples.items()})
+        return self._order[epoch]
 
 
 @dataclass(frozen=True)

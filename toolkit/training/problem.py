@@ -13,60 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.core.architecture import Architecture
 from toolkit.core.backend import Backend
 from toolkit.core.params import subtree
 from toolkit.physics.grid import Grid
 from toolkit.physics.inverse import tensors
 from toolkit.physics.layout import Layout, mixed
-from toolkit.physics.plugin import InverseProblem, InverseSolverPlugin, Loss, Monitor, PDEPlugin, State
+from toolkit.physics.plugin import InverseProblem, InverseSolverPlugin, Monitor, PDEPlugin, State
 from toolkit.physics.rollout import FULL, Controls, GradientFlow, Policy, Rollout, Trajectory
 from toolkit.training.channels import split, to_channels
+from toolkit.training.parts import Control, LossTerm, NetworkUse
 
 Natives = Mapping[str, Any]
 CONTROL = "control"
 """Prefix of parameters that are controls themselves."""
-
-
-@dataclass(frozen=True)
-class Control:
-    """One unknown: `name` in the scenario, `key` where it acts."""
-
-    name: str
-    key: str
-    layout: Layout
-
-    @property
-    def target(self) -> str:
-        """The field, action or parameter it acts on."""
-        return self.key.partition(".")[2]
-
-
-@dataclass(frozen=True)
-class NetworkUse:
-    """A network in its place: what it sees and which controls it gives."""
-
-    name: str
-    apply: Any
-    """(params, buffers, x, training) -> (y, buffers), from the backend."""
-    controls: tuple[Control, ...]
-    every_step: bool = False
-    inputs: tuple[str, ...] = ("target",)
-    """What it sees, in this order along the channels: `target`, `initial.<field>`, `state`, and last `time`, the
-    fraction of the simulation that has passed."""
-    architecture: Architecture | None = None
-    """What `apply` evaluates, for rules that look into it."""
-
-
-@dataclass(frozen=True)
-class LossTerm:
-    """weight · loss, judged on one observation."""
-
-    key: str
-    loss: Loss
-    weight: float = 1.0
-    needs_target: bool = True
-    """False where the loss judges y alone."""
 
 
 @dataclass(frozen=True)
