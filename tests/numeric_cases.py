@@ -10,8 +10,9 @@ import numpy as np
 
 from toolkit.core.backend import Backend
 from toolkit.physics.inverse import tensors
-from toolkit.physics.layout import Layout
-from toolkit.physics.plugin import InverseProblem, InverseSolverPlugin
+from toolkit.physics.layout import Layout, field_layout
+from toolkit.physics.plugin import InverseProblem, InverseSolverPlugin, PDEPlugin
+from toolkit.physics.rollout import Rollout
 from toolkit.scenario.build import build
 from toolkit.scenario.load import scenario_from_text
 from toolkit.scenario.sections import Sections
@@ -89,6 +90,13 @@ def updated(case: Case) -> dict[str, Any]:
     arguments = (case.params, case.buffers, case.validation.tree())
     result = b.compile(function, *arguments)(*arguments)
     return {kind: {name: b.numpy(value) for name, value in tree.items()} for kind, tree in result.items()}
+
+
+def ode_rollout(backend: Backend, plugin: PDEPlugin, parameters: Any, steps: int, dt: float) -> Rollout:
+    """Time steps of a PDE without a grid."""
+    fields = {spec.name: field_layout(spec, None) for spec in plugin.fields(parameters, None)}
+    actions = {spec.name: field_layout(spec, None) for spec in plugin.actions(parameters, None)}
+    return Rollout(backend, plugin.build(None, parameters), fields, {}, steps, dt, actions)
 
 
 def relative(a: np.ndarray, b: np.ndarray) -> float:

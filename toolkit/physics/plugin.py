@@ -16,6 +16,7 @@ import numpy as np
 from phiml.math import Tensor
 
 from toolkit.core.options import Options
+from toolkit.physics.drawing import Drawing
 from toolkit.physics.grid import Grid
 
 State = Mapping[str, Any]
@@ -309,4 +310,7 @@ class PDEPlugin:
     """Values of the required parameters with which `toolkit.testing.check_plugin` builds it."""
     traceable: bool = True
     """False where a step has control flow that depends on values (iterative solvers on torch)."""
+    drawing: Callable[[Any, Mapping[str, np.ndarray]], Drawing] | None = None
+    """(parameters, state of one sample at one time by field) -> what it looks like, for films of systems without a
+    grid; None: films show curves of the components."""
     references: tuple[str, ...] = ()
