@@ -77,7 +77,10 @@ def test_spectral_layers_count_real_and_imaginary_parts():
         ((2, 4), Conv(3, 1), "Conv of 3 channels got 2"),
         ((2, 4), Conv(2, 1, kernel=4), "kernel must be odd"),
         ((2, 1), Conv(2, 1, kernel=5, padding="circular"), "wraps around"),
-        ((2, 4), Conv(2, 1, padding="reflect"), "known: zeros, circular"),  # type: ignore[arg-type]
+        ((2, 4), Conv(2, 1, padding="reflect"), "known: zeros, circular, valid"),  # type: ignore[arg-type]
+        ((2, 9, 4), Conv(2, 1, kernel=5, padding="valid"), r"5 cells with stride 1 does not fit into \(9, 4\) cells"),
+        ((2, 9), Conv(2, 1, stride=0), "stride 0 does not fit"),
+        ((2, 4), Conv(2, 1, kernel=0, padding="valid"), "kernel of 0 cells"),
         ((2,), Conv(2, 1), "1 to 3 dimensions"),
         ((3,), Dense(2, 1), "2 features"),
         ((3, 4), BatchNorm(2), "2 channels got 3"),
@@ -97,6 +100,27 @@ def test_spectral_layers_count_real_and_imaginary_parts():
 def test_layers_that_do_not_fit_are_refused(shape, layer, message):
     with pytest.raises(ValueError, match=rf"layer 'a': .*{message}"):
         Architecture(shape, (Node("a", layer, (INPUT,)),))
+
+
+@pytest.mark.parametrize(
+    ("layer", "cells", "expected"),
+    [
+        (Conv(2, 3, padding="valid"), (9, 4), (7, 2)),
+        (Conv(2, 3, 3, "valid", 2), (32, 6), (15, 2)),
+        (Conv(2, 3, 3, "valid", 2), (15, 3), (7, 1)),
+        (Conv(2, 3, 4, "valid", 3), (11, 4), (3, 1)),
+        (Conv(2, 3, 3, "zeros", 2), (32, 7), (16, 4)),
+        (Conv(2, 3, 5, "circular", 3), (9, 5), (3, 2)),
+    ],
+)
+def test_strides_and_valid_kernels_leave_fewer_cells(layer, cells, expected):
+    assert Architecture((2, *cells), (Node("a", layer, (INPUT,)),)).output_shape == (3, *expected)
+
+
+def test_a_layer_without_bias_has_one_parameter():
+    architecture = Architecture((4,), (Node("a", Dense(4, 2, bias=False), (INPUT,)),))
+    assert parameter_shapes(architecture) == {"a.weight": (2, 4)}
+    assert count_parameters(architecture) == 8
 
 
 def test_graphs_that_do_not_fit_are_refused():

@@ -248,3 +248,25 @@ def test_phiml_follows_the_run_and_is_put_back_afterwards(name):
     with pytest.raises(ZeroDivisionError), using(name, "cpu", "float64"):
         _ = 1 / 0
     assert (get_precision(), library.get_default_device()) == before
+
+
+def test_gradients_of_what_depends_on_nothing_are_zero(backend):
+    tree = {"a": backend.array(np.ones(2))}
+    constant = backend.array(np.array(3.0))
+    value, _, gradient = backend.value_and_gradient(lambda tree: (constant, ()), tree)
+    assert float(value) == 3.0
+    assert np.array_equal(backend.numpy(gradient["a"]), [0.0, 0.0])
+    gates = {"g": backend.array(np.array([0.0, 1.0]))}
+    value, _, found = backend.gated_gradients(lambda tree, gates: (constant, ()), tree, gates)
+    assert [backend.numpy(gradient["a"]).tolist() for gradient in found] == [[0.0, 0.0], [0.0, 0.0]]
+
+
+def test_a_gate_cuts_an_infinite_derivative_without_a_trace(backend):
+    def function(tree, gates):
+        through = backend.gate(tree["a"], gates["g"])
+        return backend.xp.sum(backend.xp.sqrt(through) + 2 * tree["a"]), ()
+
+    gates = {"g": backend.array(np.array([0.0, 1.0, 0.5]))}
+    value, _, found = backend.gated_gradients(function, {"a": backend.array(np.zeros(1))}, gates)
+    assert float(value) == 0.0
+    assert [backend.numpy(gradient["a"]).item() for gradient in found] == [2.0, np.inf, np.inf]

@@ -12,6 +12,7 @@ from toolkit.core.architecture import (
     Activation,
     Architecture,
     ArchitectureBuilder,
+    Conv,
     Coordinates,
     Crop,
     Pad,
@@ -21,7 +22,7 @@ from toolkit.core.architecture import (
 )
 from toolkit.core.jax_networks import JaxNetwork
 from toolkit.core.torch_networks import TorchNetwork
-from toolkit.networks import conv_net, fno, mlp, res_net, u_net
+from toolkit.networks import conv_encoder, conv_net, fno, linear, mlp, res_net, u_net
 from toolkit.networks.initialise import initialise
 from toolkit.networks.plugin import NetworkShape
 
@@ -45,6 +46,13 @@ ARCHITECTURES = {
     "fno-2d": lambda: make(fno, (1, 2, (7, 6), True), modes=[3, 2], width=3, layers=3, head=4),
     "fno-3d": lambda: make(fno, (1, 1, (4, 5, 6), False), modes=[3, 2, 3], width=2, layers=2, head=3, padding=2),
     "mlp-grid": lambda: make(mlp, (1, 2, (3, 4)), layers=[6, 5], batch_norm=True, activation="silu"),
+    "mlp-without-bias": lambda: make(mlp, (3, 2), layers=[5], bias=False, zero_output=True, activation="tanh"),
+    "linear": lambda: make(linear, (2, 3), weight=[[1.0, 2.0], [0.0, -1.0], [0.5, 0.0]]),
+    "linear-grid": lambda: make(linear, (1, 2, (3, 4)), bias=True),
+    "encoder-1d": lambda: make(conv_encoder, (2, 1, (32,), False), filters=[4, 3]),
+    "encoder-2d": lambda: make(conv_encoder, (2, 3, (9, 6), True), padding="same", stride=3, filters=[3], dense=[4]),
+    "encoder-zeros": lambda: make(conv_encoder, (1, 2, (8, 5), False), padding="same", kernel=5, filters=[3, 2]),
+    "encoder-3d": lambda: make(conv_encoder, (1, 1, (5, 4, 6), True), kernel=2, filters=[2], dense=[3, 2]),
 }
 
 
@@ -108,6 +116,13 @@ def distance(a, b):
         ("fno-3d", False),
         ("mlp-grid", False),
         ("mlp-grid", True),
+        ("mlp-without-bias", False),
+        ("linear", False),
+        ("linear-grid", False),
+        ("encoder-1d", False),
+        ("encoder-2d", False),
+        ("encoder-zeros", False),
+        ("encoder-3d", False),
     ],
 )
 def test_both_backends_compute_one_function(name, training):
@@ -167,6 +182,24 @@ def _single(name, layer, shape):
     net = ArchitectureBuilder(shape)
     net.add(name, layer)
     return net.build().nodes
+
+
+@pytest.mark.parametrize(("padding", "kernel", "stride"), [("valid", 4, 3), ("zeros", 3, 2), ("circular", 5, 2)])
+def test_strided_convolutions_are_products_with_parts_of_the_grid(padding, kernel, stride):
+    """In NumPy, one place of the kernel after the other, on a grid that is not square."""
+    layer = Conv(2, 3, kernel, padding, stride)
+    architecture = Architecture((2, 11, 6), _single("c", layer, (2, 11, 6)))
+    params, _, x, weight = numbers(architecture)
+    params["c.bias"] = np.arange(3.0)
+    around = [(0, 0), (0, 0), *[(layer.margin, layer.margin)] * 2]
+    wide = np.pad(x, around, mode="wrap" if padding == "circular" else "constant")
+    expected = np.empty((len(x), *architecture.output_shape))
+    for i, j in np.ndindex(*architecture.output_shape[1:]):
+        part = wide[:, :, i * stride : i * stride + kernel, j * stride : j * stride + kernel]
+        expected[:, :, i, j] = np.tensordot(part, params["c.weight"], ((1, 2, 3), (1, 2, 3))) + params["c.bias"]
+    for run in (on_torch, on_jax):
+        # Sums of at most 50 terms.
+        assert distance(run(architecture, False, params, {}, x, weight)[0], expected) < 1e-14
 
 
 def test_circular_convolutions_commute_with_shifts():

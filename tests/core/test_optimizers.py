@@ -44,6 +44,9 @@ CASES = [
         {"alpha": 0.9, "momentum": 0.5, "centered": True, "weight_decay": 0.1},
     ),
 ]
+KERAS = [("adam", {"epsilon": 1e-4, "epsilon_placement": "uncorrected"})]
+KERAS += [("adamw", {"epsilon_placement": "uncorrected"})]
+"""What torch.optim has no twin of."""
 RATES = {"sgd": 1e-3, "adam": 1e-2, "adamw": 1e-2, "adagrad": 1e-1, "adadelta": 1.0, "rmsprop": 1e-3}
 STEPS = 50
 
@@ -105,6 +108,8 @@ def test_the_path_is_that_of_torch_optim(backend, kind, options, torch_class, to
 @pytest.mark.parametrize(("kind", "options"), [case[:2] for case in CASES])
 def test_defaults_are_those_of_torch(kind, options):
     ours = OPTIMIZERS[kind]().model_dump()
+    # Torch knows this one alone.
+    assert ours.pop("epsilon_placement", "corrected") == "corrected"
     theirs = next(case[2] for case in CASES if case[0] == kind)([torch.zeros(1, requires_grad=True)]).defaults
     theirs |= {"learning_rate": theirs["lr"], "epsilon": theirs.get("eps")}
     if "betas" in theirs:
@@ -114,7 +119,47 @@ def test_defaults_are_those_of_torch(kind, options):
     assert ours == {name: theirs[name] for name in ours}
 
 
-@pytest.mark.parametrize(("kind", "options"), [case[:2] for case in CASES])
+@pytest.mark.parametrize("options", [{"epsilon": 0.1, "beta1": 0.7, "beta2": 0.9}, {"epsilon": 1e-30}])
+def test_epsilon_before_the_correction_is_the_formula_of_keras(backend, options):
+    """θ ← θ - η √(1 - β₂ᵗ) / (1 - β₁ᵗ) m / (√v + ε), written out in NumPy; the gradient comes from the backend."""
+    beta1, beta2 = options.get("beta1", 0.9), options.get("beta2", 0.999)
+    optimizer = backend.optimizer("adam", {**options, "epsilon_placement": "uncorrected"}, 1e-2)
+    params = {k: backend.array(v) for k, v in START.items()}
+    state = optimizer.init(params)
+    theta, m, v = dict(START), *({k: np.zeros_like(a) for k, a in START.items()} for _ in range(2))
+    for t in range(1, 16):
+        at = {k: backend.array(a) for k, a in theta.items()}
+        _, _, gradient = backend.value_and_gradient(lambda p: (rosenbrock(p), {}), at)
+        for k in theta:
+            g = backend.numpy(gradient[k])
+            m[k], v[k] = beta1 * m[k] + (1 - beta1) * g, beta2 * v[k] + (1 - beta2) * g**2
+            rate = 1e-2 * np.sqrt(1 - beta2**t) / (1 - beta1**t)
+            theta[k] = theta[k] - rate * m[k] / (np.sqrt(v[k]) + options["epsilon"])
+        _, params, state = walk(backend, optimizer, rosenbrock, params, state, 1)
+        for k in theta:
+            # Round-off, amplified along the path.
+            np.testing.assert_allclose(backend.numpy(params[k]), theta[k], rtol=1e-12, atol=1e-13)
+    corrected = backend.optimizer("adam", options, 1e-2)
+    start = {k: backend.array(a) for k, a in START.items()}
+    _, other, _ = walk(backend, corrected, rosenbrock, start, corrected.init(start), 15)
+    # Next to nothing: its place does not matter.
+    assert np.allclose(backend.numpy(other["b"]), theta["b"], rtol=1e-9) == (options["epsilon"] < 1e-20)
+
+
+def test_an_uncorrected_epsilon_damps_the_first_step_of_small_gradients(backend):
+    """At t = 1 it acts like ε / √(1 - β₂), 3.2e-6 for 1e-7: a gradient of 1e-6 moves by η / 4.16 instead of η / 1.1."""
+    moved = {}
+    for placement in ("corrected", "uncorrected"):
+        options = {"epsilon": 1e-7, "epsilon_placement": placement}
+        optimizer, params = backend.optimizer("adam", options, 1.0), {"a": backend.array(np.zeros(1))}
+        new, _ = optimizer.update({"a": backend.array(np.full(1, 1e-6))}, optimizer.init(params), params)
+        moved[placement] = -float(new["a"][0])
+    # One division each; 1 - 0.999 has lost three digits.
+    assert moved["corrected"] == pytest.approx(1 / 1.1, rel=1e-12)
+    assert moved["uncorrected"] == pytest.approx(1 / (1 + 0.1 / 0.001**0.5), rel=1e-12)
+
+
+@pytest.mark.parametrize(("kind", "options"), [*(case[:2] for case in CASES), *KERAS])
 def test_a_resumed_walk_is_the_same_to_the_last_bit(backend, kind, options):
     rate = Cosine(initial=RATES[kind], steps=20)
     optimizer = backend.optimizer(kind, options, rate)
@@ -130,7 +175,7 @@ def test_a_resumed_walk_is_the_same_to_the_last_bit(backend, kind, options):
     np.testing.assert_array_equal(rest, whole[5:])
 
 
-@pytest.mark.parametrize(("kind", "options"), [case[:2] for case in CASES])
+@pytest.mark.parametrize(("kind", "options"), [*(case[:2] for case in CASES), *KERAS])
 @pytest.mark.parametrize("backend", ["jax"], indirect=True)
 def test_compiles_once_and_keeps_single_precision(backend, kind, options):
     optimizer = backend.optimizer(kind, options, Cosine(initial=1e-2, steps=20))

@@ -112,6 +112,14 @@ def test_levels_of_the_published_well():
     assert np.diff(seen)[:2] == pytest.approx([7.08567, 10.17566], abs=5e-6)
 
 
+def test_levels_of_the_well_of_the_closed_loop():
+    # Reference: six decimals.
+    energies, vectors = levels(well(32), FREE)
+    assert energies[:5] == pytest.approx([2.465538, 9.839824, 22.056076, 39.003660, 60.529098], abs=5e-7)
+    waves = np.sin(np.pi * np.outer(np.arange(1, 33), np.arange(1, 6)) / 33)
+    assert np.max(np.abs(vectors[:, :5] - waves / np.linalg.norm(waves, axis=0))) < 1e-13
+
+
 def test_dipole_elements():
     _, vectors = levels(WELL, FREE)
     dipole = vectors.T @ np.diag(positions(WELL)) @ vectors
@@ -165,6 +173,16 @@ def test_populations_and_norm_after_the_published_time(backend):
     assert populations[1, 0] == pytest.approx(1.0, abs=1e-12)
     # A unitary step keeps the norm to rounding, over 384 steps.
     assert np.max(np.abs(np.sum(np.abs(end) ** 2, axis=1) - 1)) < 1e-12
+
+
+def test_populations_after_one_strong_step(backend):
+    _, vectors = levels(well(32), FREE)
+    end = final(backend, vectors[:, :1].T, np.full((1, 1), 5.0), well(32), dt=0.0625)
+    populations = np.abs(end @ vectors)[0, :5] ** 2
+    # Reference values with their digits.
+    expected = [0.99012248, 0.0098276182, 2.3235647e-5, 2.582395e-5, 1.5829e-7]
+    assert populations == pytest.approx(expected, rel=4e-5, abs=5e-12)
+    assert populations[:3] == pytest.approx(expected[:3], rel=3e-8)
 
 
 @pytest.mark.parametrize(("cells", "dt"), [(14, 0.05), (32, 0.0625), (100, 0.05), (14, 5e-4), (14, 2.0)])

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from numeric_cases import built, heat
 
+from toolkit.core.errors import ScenarioError
+from toolkit.scenario.load import scenario_from_text
 from toolkit.training.data import Assembler, FiniteBatches, FixedBatch, InfiniteBatches, training_samples
 from toolkit.training.problem import batch_from_tree
 
@@ -66,6 +68,21 @@ def test_a_ragged_rest_is_left_out(backend):
     # Batch 2 begins epoch 1.
     first = {u.tobytes() for k in range(2) for u in references(backend, c.batches(k))}
     assert len(first) == 6
+
+
+def test_without_shuffling_every_epoch_has_the_order_drawn(backend):
+    """Fixed batches, the ragged rest left out in every epoch; the shuffled run sees the same samples elsewhere."""
+    c = built(heat(), backend, data__train=7, data__seed=1, data__shuffle=False, run__seed=5)
+    drawn = training_samples(case(backend).batches.batches.source, 7)[INITIAL]
+    for epoch in range(3):
+        shown = np.concatenate([references(backend, c.batches(2 * epoch + k)) for k in range(2)])
+        assert np.array_equal(shown, drawn[:6])
+    assert not np.array_equal(references(backend, case(backend, train=7, run_seed=5).batches(0)), drawn[:3])
+
+
+def test_an_infinite_source_has_no_order_to_keep():
+    with pytest.raises(ScenarioError, match=r"data.shuffle: every batch of an infinite .* set data.train to a number"):
+        scenario_from_text(heat(), {"data.shuffle": False})
 
 
 def test_targets_are_the_physics_of_the_references(backend):

@@ -21,7 +21,7 @@ INPUT = "input"
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "tanh", "sigmoid", "silu", "gelu")
 Initialisation = Literal["default", "glorot_uniform"]
 """How the weights of dense and convolutional layers are drawn; `networks.initialise` has the formulas."""
-Padding = Literal["zeros", "circular"]
+Padding = Literal["zeros", "circular", "valid"]
 PADDINGS: tuple[Padding, ...] = get_args(Padding)
 
 Shape = tuple[int, ...]
@@ -33,17 +33,26 @@ class Dense:
 
     inputs: int
     outputs: int
+    bias: bool = True
+    start: tuple[tuple[float, ...], ...] | Literal["drawn", "zero"] = "drawn"
+    """W before training: random, zero, or these rows."""
 
 
 @dataclass(frozen=True)
 class Conv:
-    """Convolution with stride 1 that keeps the cells; odd kernel, the same along every axis."""
+    """Convolution, kernel and stride the same along every axis; keeps the cells with an odd kernel and stride 1."""
 
     inputs: int
     outputs: int
     kernel: int = 3
     padding: Padding = "zeros"
-    """What lies beyond the grid."""
+    """What lies beyond the grid, by half of the kernel on each side; `valid`: the kernel stays within the grid."""
+    stride: int = 1
+
+    @property
+    def margin(self) -> int:
+        """Cells beyond the grid on each side."""
+        return 0 if self.padding == "valid" else self.kernel // 2
 
 
 @dataclass(frozen=True)
@@ -240,7 +249,7 @@ def _output_shape(layer: Layer, inputs: list[Shape]) -> Shape:
             return (layer.outputs,)
         case Conv():
             _check_conv(layer, shape)
-            return (layer.outputs, *cells)
+            return (layer.outputs, *((n + 2 * layer.margin - layer.kernel) // layer.stride + 1 for n in cells))
         case BatchNorm(features) if features != channels:
             raise ValueError(f"BatchNorm of {features} channels got {channels}")
         case Activation(kind) if kind not in ACTIVATIONS:
@@ -296,10 +305,12 @@ def _check_conv(layer: Conv, shape: Shape) -> None:
         raise ValueError(f"Conv needs a grid of 1 to 3 dimensions, not shape {shape}")
     if channels != layer.inputs:
         raise ValueError(f"Conv of {layer.inputs} channels got {channels}")
-    if layer.kernel < 1 or layer.kernel % 2 == 0:
-        raise ValueError(f"the kernel must be odd to keep the cells, not {layer.kernel}")
     if layer.padding not in PADDINGS:
         raise ValueError(f"unknown padding {layer.padding!r}; known: {', '.join(PADDINGS)}")
+    if layer.padding != "valid" and (layer.kernel < 1 or layer.kernel % 2 == 0):
+        raise ValueError(f"the kernel must be odd to keep the cells, not {layer.kernel}")
+    if layer.stride < 1 or not 1 <= layer.kernel <= min(cells) + 2 * layer.margin:
+        raise ValueError(f"a kernel of {layer.kernel} cells with stride {layer.stride} does not fit into {cells} cells")
     if layer.padding == "circular" and min(cells) < layer.kernel // 2:
         raise ValueError(f"kernel {layer.kernel} wraps around {cells} cells more than once; use a smaller kernel")
 
@@ -323,7 +334,8 @@ def layer_parameters(layer: Layer, dims: int) -> dict[str, Shape]:
     """Shapes of a layer's parameters by name, in fixed order; `dims` is the number of spatial axes."""
     match layer:
         case Dense():
-            return {"weight": (layer.outputs, layer.inputs), "bias": (layer.outputs,)}
+            bias = {"bias": (layer.outputs,)} if layer.bias else {}
+            return {"weight": (layer.outputs, layer.inputs), **bias}
         case Conv():
             return {
                 "weight": (layer.outputs, layer.inputs, *([layer.kernel] * dims)),

@@ -73,7 +73,8 @@ class JaxNetwork:
                 x, layer = layer(inputs[0], training)
                 after |= {f"{node.name}.{name}": getattr(layer, name) for name in BUFFERS}
             elif isinstance(layer, eqx.nn.Linear | eqx.nn.Conv):
-                x = jax.vmap(_filled(layer, node.name, params, ("weight", "bias")))(inputs[0])
+                names = ("weight",) if layer.bias is None else ("weight", "bias")
+                x = jax.vmap(_filled(layer, node.name, params, names))(inputs[0])
             elif isinstance(layer, SpectralConvolution):
                 x = jax.vmap(_filled(layer, node.name, params, ("weight_re", "weight_im")))(inputs[0])
             else:
@@ -189,13 +190,12 @@ def _module(layer: Layer, dims: int) -> Any:
     key = jax.ShapeDtypeStruct((2,), "uint32")
     match layer:
         case Dense():
-            return eqx.filter_eval_shape(lambda k: eqx.nn.Linear(layer.inputs, layer.outputs, key=k), key)
+            return eqx.filter_eval_shape(lambda k: eqx.nn.Linear(layer.inputs, layer.outputs, layer.bias, key=k), key)
         case Conv():
-            mode, padding = layer.padding.upper(), layer.kernel // 2
+            mode = "CIRCULAR" if layer.padding == "circular" else "ZEROS"
+            size = (layer.kernel, layer.stride, layer.margin)
             return eqx.filter_eval_shape(
-                lambda k: eqx.nn.Conv(
-                    dims, layer.inputs, layer.outputs, layer.kernel, padding=padding, padding_mode=mode, key=k
-                ),
+                lambda k: eqx.nn.Conv(dims, layer.inputs, layer.outputs, *size, padding_mode=mode, key=k),
                 key,
             )
         case BatchNorm():

@@ -26,6 +26,7 @@ from toolkit.core.optimizers import (
     Optimizer,
     RmsProp,
     Sgd,
+    adam_epsilon,
     initial_state,
     parse,
 )
@@ -100,8 +101,7 @@ def _stages(options: Any) -> list[_Stage]:
         case Sgd():
             return [*decay, *_momentum(options.momentum, options.nesterov)]
         case Adam():
-            adam = optax.scale_by_adam(options.beta1, options.beta2, options.epsilon)
-            stage = _Stage(adam, {"mu": "first_moment", "nu": "second_moment"})
+            stage = _Stage(_scale_by_adam(options), {"mu": "first_moment", "nu": "second_moment"})
             return [stage, *decay] if isinstance(options, AdamW) else [*decay, stage]
         case Adagrad():
             return [*decay, _Stage(_scale_by_root_of_sum(options.epsilon), {"square_sum": "square_sum"})]
@@ -114,6 +114,22 @@ def _stages(options: Any) -> list[_Stage]:
             scale = _Stage(by(options.alpha, options.epsilon, eps_in_sqrt=False), fields)
             return [*decay, scale, *_momentum(options.momentum, nesterov=False)]
     raise TypeError(f"no stages for {type(options).__name__}")
+
+
+def _scale_by_adam(options: Adam) -> optax.GradientTransformation:
+    """m̂ / (√v̂ + ε), where ε may depend on the step."""
+    fixed = optax.scale_by_adam(options.beta1, options.beta2, options.epsilon)
+    if options.epsilon_placement == "corrected":
+        return fixed
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        step = (state.count + 1).astype(jax.dtypes.canonicalize_dtype(float))
+        epsilon = adam_epsilon(options, step, jnp)
+        scaled, after = optax.scale_by_adam(options.beta1, options.beta2, epsilon).update(updates, state, params)
+        # An array, unlike a number, would make float32 parameters float64.
+        return jax.tree.map(lambda u, g: u.astype(g.dtype), scaled, updates), after
+
+    return optax.GradientTransformation(fixed.init, update)
 
 
 def _momentum(momentum: float, nesterov: bool) -> list[_Stage]:

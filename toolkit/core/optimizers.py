@@ -8,7 +8,7 @@ backends, so a run saved on one can go on with the other.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from toolkit.core.errors import ScenarioError
 from toolkit.core.options import Options, option
@@ -73,12 +73,19 @@ class Sgd(Options):
 
 
 class Adam(Options):
-    """θ ← θ - η m̂ / (√v̂ + ε) with bias-corrected moments m̂, v̂. Kingma & Ba 2015."""
+    """θ ← θ - η m̂ / (√v̂ + ε) with bias-corrected moments m̂, v̂. Kingma & Ba 2015.
+
+    At step t the moments m, v are corrected to m̂ = m / (1 - β₁ᵗ), v̂ = v / (1 - β₂ᵗ). TensorFlow and Keras add ε before
+    the correction, θ ← θ - η √(1 - β₂ᵗ) / (1 - β₁ᵗ) m / (√v + ε), which is ε / √(1 - β₂ᵗ) in the formula above.
+    """
 
     learning_rate: Rate = _rate(1e-3)
     beta1: float = option(0.9, description=f"First moment. {FRACTION}", ge=0, lt=1)
     beta2: float = option(0.999, description=f"Second moment. {FRACTION}", ge=0, lt=1)
     epsilon: float = option(1e-8, description="ε, added to √v̂.", ge=0)
+    epsilon_placement: Literal["corrected", "uncorrected"] = option(
+        "corrected", description="What ε is added to: √v̂ (torch, Optax), or √v before its correction (Keras)."
+    )
     weight_decay: float = _weight_decay(0.0, COUPLED)
 
 
@@ -146,6 +153,13 @@ def parse(kind: str, options: Mapping[str, Any], learning_rate: LearningRate | N
     return parsed, getattr(parsed, "learning_rate", 1.0) if learning_rate is None else learning_rate
 
 
+def adam_epsilon(options: Adam, step: Any, xp: Any) -> Any:
+    """What Adam adds to √v̂ at step 1, 2, …; `step` is a float or a 0-d array of one where it is traced."""
+    if options.epsilon_placement == "corrected":
+        return options.epsilon
+    return options.epsilon / xp.sqrt(1 - options.beta2**step)
+
+
 def slots(options: Any) -> dict[str, float]:
     """What is remembered per parameter, by name, with its initial value."""
     match options:
@@ -175,11 +189,18 @@ def initial_state(options: Any, params: Params, step: Any, xp: Any) -> State:
     return state
 
 
+def euclidean_norm(direction: Params, xp: Any) -> Any:
+    """Euclidean norm over all tensors; finite where they are, since squares of what is large would overflow."""
+    largest = xp.max(xp.stack([xp.max(xp.abs(d)) for d in direction.values()]))
+    scale = xp.where(largest > 0, largest, xp.ones_like(largest))
+    return scale * xp.sqrt(sum(xp.sum((d / scale) ** 2) for d in direction.values()))
+
+
 def clip(direction: Params, xp: Any, norm: float | None = None, value: float | None = None) -> dict[str, Any]:
     """The direction shortened to Euclidean norm `norm` over all tensors, then each component to ±`value`."""
     clipped = dict(direction)
     if norm is not None and clipped:
-        length = xp.sqrt(sum(xp.sum(d * d) for d in clipped.values()))
+        length = euclidean_norm(clipped, xp)
         # c / max(|d|, c) is 1 for short directions and needs no division by a norm of zero.
         scale = norm / xp.maximum(length, xp.full_like(length, norm))
         clipped = {name: d * scale for name, d in clipped.items()}

@@ -161,14 +161,15 @@ class _Pad(nn.Module):
 def _module(layer: Layer, dims: int) -> nn.Module:
     match layer:
         case Dense():
-            return nn.Linear(layer.inputs, layer.outputs, device="meta")
+            return nn.Linear(layer.inputs, layer.outputs, layer.bias, device="meta")
         case Conv():
             return CONVOLUTIONS[dims - 1](
                 layer.inputs,
                 layer.outputs,
                 layer.kernel,
-                padding=layer.kernel // 2,
-                padding_mode=layer.padding,
+                layer.stride,
+                padding=layer.margin,
+                padding_mode="circular" if layer.padding == "circular" else "zeros",
                 device="meta",
             )
         case BatchNorm():

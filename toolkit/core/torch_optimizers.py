@@ -24,6 +24,7 @@ from toolkit.core.optimizers import (
     Optimizer,
     RmsProp,
     Sgd,
+    adam_epsilon,
     initial_state,
     parse,
     slots,
@@ -100,7 +101,7 @@ def _step(
                 amsgrad=False,
                 beta1=options.beta1,
                 beta2=options.beta2,
-                eps=options.epsilon,
+                eps=adam_epsilon(options, step + 1, np),
                 decoupled_weight_decay=isinstance(options, AdamW),
                 **common,
             )

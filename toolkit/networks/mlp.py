@@ -37,6 +37,10 @@ class MlpOptions(Options):
         description="Weights uniform in ±1/√inputs (default), or in ±√(6/(inputs + outputs)) (glorot_uniform); "
         "biases are zero.",
     )
+    bias: bool = option(True, description="Add a vector b after each product with a matrix.")
+    zero_output: bool = option(
+        False, description="The last layer's weights start at zero: untrained, the network gives zero."
+    )
 
 
 def build(options: MlpOptions, shape: NetworkShape) -> Architecture:
@@ -46,13 +50,14 @@ def build(options: MlpOptions, shape: NetworkShape) -> Architecture:
     if shape.cells:
         net.add("flatten", Reshape((width,)))
     for i, features in enumerate(options.layers):
-        net.add(f"dense{i}", Dense(width, features))
+        net.add(f"dense{i}", Dense(width, features, options.bias))
         net.add(f"activation{i}", Activation(options.activation))
         # After the activation, as in PhiML's mlp.
         if options.batch_norm:
             net.add(f"norm{i}", BatchNorm(features))
         width = features
-    net.add("out", Dense(width, shape.outputs * math.prod(shape.cells)))
+    start = "zero" if options.zero_output else "drawn"
+    net.add("out", Dense(width, shape.outputs * math.prod(shape.cells), options.bias, start))
     if shape.cells:
         net.add("unflatten", Reshape((shape.outputs, *shape.cells)))
     return net.build(options.initialisation)

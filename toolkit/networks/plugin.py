@@ -17,7 +17,7 @@ class NetworkShape:
     inputs: int
     """Input channels, or features where there is no grid."""
     outputs: int
-    """Output channels, or features where there is no grid."""
+    """Output channels, or features where there is no grid or the network gives a vector."""
     cells: tuple[int, ...] = ()
     """Cells per spatial axis; () for vectors."""
     periodic: bool = False
@@ -34,4 +34,6 @@ class NetworkPlugin:
     build: Callable[[Any, NetworkShape], Architecture]
     dimensions: tuple[int, ...] = (0, 1, 2, 3)
     """Spatial dimensions it takes; 0 = vectors without a grid."""
+    gives_vector: bool = False
+    """Whether it sees a grid but gives one vector, all values of its controls: (channels, *cells) -> (features,)."""
     references: tuple[str, ...] = ()

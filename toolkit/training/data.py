@@ -1,8 +1,8 @@
 """Where batches come from: a plugin's sampler, drawn anew for every step or once, or arrays read from a file.
 
 Batch k of an infinite source is a function of (seed, k) alone, and a finite source is shuffled per epoch by (seed,
-epoch), unless its order is kept: a resumed run sees what the uninterrupted one would have seen. Targets y* = P(x*) are simulated with the
-problem's own physics unless the source gives them.
+epoch), unless its order is kept: a resumed run sees what the uninterrupted one would have seen. Targets y* = P(x*) are
+simulated with the problem's own physics unless the source gives them.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def file_key(name: str, role: str = "") -> str | None:
     if name.endswith("_target"):
         return "target." + name.removesuffix("_target")
     # What an earlier run predicted is not the truth; its `<control>_reference` is.
-    if kind in ("initial", "force", "source", "parameter") and rest and role != "control":
+    if kind in ("initial", "force", "source", "parameter") and rest and role not in ("control", "untrained"):
         return f"{kind}.{rest.removesuffix('_reference')}"
     return None
 

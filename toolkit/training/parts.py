@@ -34,10 +34,12 @@ class NetworkUse:
     controls: tuple[Control, ...]
     every_step: bool = False
     inputs: tuple[str, ...] = ("target",)
-    """What it sees, in this order along the channels: `target`, `initial.<field>`, `state`, and last `time`, the
-    fraction of the simulation that has passed."""
+    """What it sees, in this order along the channels: `target`, `initial.<field>`, `state` or `state.<field>`, and
+    last `time`, the fraction of the simulation that has passed."""
     architecture: Architecture | None = None
     """What `apply` evaluates, for rules that look into it."""
+    gives_vector: bool = False
+    """Whether its output is one vector although it sees a grid."""
 
 
 @dataclass(frozen=True)
