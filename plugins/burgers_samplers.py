@@ -48,6 +48,14 @@ def _random_waves(
     return {"initial.velocity": np.sum(amplitude * np.sin(angle + phase), axis=1)}
 
 
+def _wave_pairs(
+    grid: Grid | None, parameters: Any, options: RandomWavesOptions, rng: np.random.Generator, count: int
+) -> dict[str, np.ndarray]:
+    """A start and a target that know nothing of each other."""
+    start, target = (_random_waves(grid, parameters, options, rng, count) for _ in range(2))
+    return {"initial.velocity": start["initial.velocity"], "target.velocity": target["initial.velocity"]}
+
+
 def _check_waves(number: int, key: str, grid: Grid | None) -> str | None:
     assert grid is not None
     cells = grid.cells["x"]
@@ -189,6 +197,12 @@ SAMPLERS = {
     "random_waves": Sampler(
         "sums of a few waves with random amplitudes and phases",
         _random_waves,
+        RandomWavesOptions,
+        lambda grid, p, options: _check_waves(options.modes, "modes", grid),
+    ),
+    "wave_pairs": Sampler(
+        "a start and, independent of it, a target to steer to, both sums of a few waves",
+        _wave_pairs,
         RandomWavesOptions,
         lambda grid, p, options: _check_waves(options.modes, "modes", grid),
     ),

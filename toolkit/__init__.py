@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from toolkit.core.options import Options, option
     from toolkit.core.solves import linear_solution, relative_residual
     from toolkit.networks.plugin import NetworkPlugin, NetworkShape
+    from toolkit.physics.drawing import Cross, Disc, Drawing, Line, Polygon
     from toolkit.physics.grid import Grid
     from toolkit.physics.plugin import (
         PDE,
@@ -94,6 +95,7 @@ _HOMES = {
     "toolkit.core.options": ("Options", "option"),
     "toolkit.core.solves": ("linear_solution", "relative_residual"),
     "toolkit.networks.plugin": ("NetworkPlugin", "NetworkShape"),
+    "toolkit.physics.drawing": ("Cross", "Disc", "Drawing", "Line", "Polygon"),
     "toolkit.physics.grid": ("Grid",),
     "toolkit.physics.plugin": (
         "ControlMetric",
@@ -135,8 +137,11 @@ __all__ = [
     "Concat",
     "ControlMetric",
     "Conv",
+    "Cross",
     "Dense",
+    "Disc",
     "DivergenceError",
+    "Drawing",
     "FieldSpec",
     "Grid",
     "HalfInverseRule",
@@ -145,6 +150,7 @@ __all__ = [
     "InverseProblem",
     "InverseSolver",
     "InverseSolverPlugin",
+    "Line",
     "Loss",
     "LossPlugin",
     "MaxPool",
@@ -156,6 +162,7 @@ __all__ = [
     "Options",
     "PDEPlugin",
     "PhinverseError",
+    "Polygon",
     "Reshape",
     "Run",
     "RunError",

@@ -41,6 +41,8 @@ class Backend(Protocol):
     network_dtype: str
     xp: Any
     """The few array functions used above and in solvers, with NumPy's names and `axis` arguments."""
+    compiles: bool
+    """Whether calls cost nothing beside their arithmetic, because `compile` makes one program of them."""
     trace_seconds: float
     """Time spent tracing or compiling so far, in seconds."""
 
@@ -70,6 +72,27 @@ class Backend(Protocol):
 
     def value_and_gradient(self, function: Callable[[Any], tuple[Array, Any]], tree: Any) -> tuple[Any, Any, Any]:
         """(value, aux, gradient) of function(tree) -> (scalar, aux); gradient has the tree's structure."""
+        ...
+
+    def gate(self, value: Array, factor: Array) -> Array:
+        """`value`, whose derivative is multiplied by the number `factor` on its way back."""
+        ...
+
+    def gated_gradients(
+        self, function: Callable[[Any, Tree], tuple[Array, Any]], tree: Any, gates: Tree
+    ) -> tuple[Any, Any, tuple[Any, ...]]:
+        """(value, aux, gradients) of function(tree, factors) -> (scalar, aux), one gradient per setting of the gates.
+
+        The leading axis of `gates` counts the settings; `function` passes its `factors`, one setting's, to `gate`. It
+        is evaluated once, whatever their number: gates do not change values.
+        """
+        ...
+
+    def rematerialise(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, of which a backward pass keeps the arguments alone and computes the rest again; in a `scan`.
+
+        It depends on nothing but its arguments that anything is differentiated with respect to. Reverse mode, once.
+        """
         ...
 
     def linearize(

@@ -37,10 +37,25 @@ def create(device: Device, physics: str, network: str) -> JaxBackend:
     return JaxBackend(device, physics, network)
 
 
+@jax.custom_vjp
+def _gate(value: jax.Array, factor: jax.Array) -> jax.Array:
+    return value
+
+
+def _gate_backward(factor: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    # Not 0 · cotangent, which is NaN where the path that is cut has overflowed.
+    passed = jnp.where(factor == 0, 0, cotangent * factor.astype(cotangent.dtype))
+    return passed, jnp.zeros_like(factor)
+
+
+_gate.defvjp(lambda value, factor: (value, factor), _gate_backward)
+
+
 class JaxBackend:
     """See `toolkit.core.backend.Backend`."""
 
     name = "jax"
+    compiles = True
 
     def __init__(self, device: Device, physics: str, network: str):
         self.device = device.name
@@ -73,6 +88,25 @@ class JaxBackend:
     def value_and_gradient(self, function: Callable[[Any], tuple[Any, Any]], tree: Any) -> tuple[Any, Any, Any]:
         (value, aux), gradient = jax.value_and_grad(function, has_aux=True)(tree)
         return value, aux, gradient
+
+    def gate(self, value: jax.Array, factor: jax.Array) -> jax.Array:
+        return _gate(value, factor)
+
+    def gated_gradients(
+        self, function: Callable[[Any, Any], tuple[Any, Any]], tree: Any, gates: Any
+    ) -> tuple[Any, Any, tuple[Any, ...]]:
+        def one(gates: Any) -> tuple[Any, Any, Any]:
+            (value, aux), gradient = jax.value_and_grad(function, has_aux=True)(tree, gates)
+            return value, aux, gradient
+
+        # Values do not depend on gates, so that mapping doubles the backward pass and nothing else.
+        value, aux, gradients = jax.vmap(one, out_axes=(None, None, 0))(gates)
+        count = len(jax.tree.leaves(gates)[0])
+        return value, aux, tuple(jax.tree.map(lambda g, k=k: g[k], gradients) for k in range(count))
+
+    def rematerialise(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        # A scan keeps common subexpressions apart by itself.
+        return jax.checkpoint(function, prevent_cse=False)
 
     def linearize(self, function: Callable[[Any], Any], x: jax.Array) -> tuple[Any, Any, Any]:
         # Two reverse passes give J v: PhiML's linear solves are custom_vjp functions, which have neither forward mode

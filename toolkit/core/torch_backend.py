@@ -8,7 +8,7 @@ to minutes, so neither is used.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from phiml import math
 from phiml.backend.torch import TORCH
+from torch.autograd.function import once_differentiable
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
@@ -39,10 +40,68 @@ def create(device: Device, physics: str, network: str) -> TorchBackend:
     return TorchBackend(device, physics, network)
 
 
+class _Gate(torch.autograd.Function):
+    """The identity, whose backward pass multiplies by what the factor is *then*: one graph serves several settings."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+        # Not saved for backward, which would refuse a factor that has changed since.
+        ctx.factor = factor
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, None]:
+        (gradient,) = gradients
+        # Not 0 · gradient, which is NaN where the path that is cut has overflowed.
+        factor = float(ctx.factor)
+        return (gradient if factor == 1 else gradient * factor if factor else None), None
+
+
+class _Rematerialised(torch.autograd.Function):
+    """A function of tensors, computed without a graph; its backward pass computes it again with one.
+
+    torch's own checkpoints keep the graph and drop what it saves, so that memory still grows with every operation.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, flat: Callable[..., list[torch.Tensor]], *leaves: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        # Not saved for backward: gates among them change between two backward passes.
+        ctx.flat, ctx.leaves = flat, leaves
+        ctx.set_materialize_grads(False)
+        with torch.no_grad():
+            return tuple(flat(leaves))
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, ...]:
+        wanted = ctx.needs_input_grad[1:]
+        leaves = [leaf.detach().requires_grad_(need) for leaf, need in zip(ctx.leaves, wanted, strict=True)]
+        with torch.enable_grad():
+            results = ctx.flat(leaves)
+        pairs = [(y, g) for y, g in zip(results, gradients, strict=True) if g is not None and y.requires_grad]
+        inputs = [leaf for leaf, need in zip(leaves, wanted, strict=True) if need]
+        if not pairs or not inputs:
+            return (None,) * (len(leaves) + 1)
+        outputs, given = zip(*pairs, strict=True)
+        found = iter(torch.autograd.grad(outputs, inputs, given, allow_unused=True))
+        return (None, *(next(found) if need else None for need in wanted))
+
+
+def _gradients(value: torch.Tensor, leaves: list[Any], retain_graph: bool = False) -> list[torch.Tensor]:
+    """∂value/∂leaf of each, zero where it does not depend on it."""
+    if not value.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    gradients = torch.autograd.grad(value, leaves, retain_graph=retain_graph, allow_unused=True)
+    return [torch.zeros_like(x) if g is None else g for g, x in zip(gradients, leaves, strict=True)]
+
+
 class TorchBackend:
     """See `toolkit.core.backend.Backend`."""
 
     name = "torch"
+    compiles = False
 
     def __init__(self, device: Device, physics: str, network: str):
         self.device = device.name
@@ -76,9 +135,46 @@ class TorchBackend:
         leaves = [leaf.detach().requires_grad_() for leaf in leaves]
         with torch.enable_grad():
             value, aux = function(pytree.tree_unflatten(leaves, structure))
-            gradients = torch.autograd.grad(value, leaves, allow_unused=True)
-        filled = [torch.zeros_like(x) if g is None else g for g, x in zip(gradients, leaves, strict=True)]
-        return value.detach(), self.stop_gradient(aux), pytree.tree_unflatten(filled, structure)
+            gradients = _gradients(value, leaves)
+        return value.detach(), self.stop_gradient(aux), pytree.tree_unflatten(gradients, structure)
+
+    def gate(self, value: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+        return _Gate.apply(value, factor)
+
+    def gated_gradients(
+        self, function: Callable[[Any, Any], tuple[Any, Any]], tree: Any, gates: Any
+    ) -> tuple[Any, Any, tuple[Any, ...]]:
+        leaves, structure = pytree.tree_flatten(tree)
+        leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+        settings, factors_structure = pytree.tree_flatten(gates)
+        # On the host, where reading them costs no synchronisation.
+        settings = [setting.cpu() for setting in settings]
+        factors = [setting[0].clone() for setting in settings]
+        with torch.enable_grad():
+            value, aux = function(
+                pytree.tree_unflatten(leaves, structure), pytree.tree_unflatten(factors, factors_structure)
+            )
+        found = []
+        for k in range(len(settings[0])):
+            for factor, setting in zip(factors, settings, strict=True):
+                factor.copy_(setting[k])
+            last = k == len(settings[0]) - 1
+            found.append(pytree.tree_unflatten(_gradients(value, leaves, retain_graph=not last), structure))
+        return value.detach(), self.stop_gradient(aux), tuple(found)
+
+    def rematerialise(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def rematerialised(*args: Any) -> Any:
+            leaves, structure = pytree.tree_flatten(args)
+            found: list[Any] = []
+
+            def flat(leaves: Sequence[Any]) -> list[torch.Tensor]:
+                result, spec = pytree.tree_flatten(function(*pytree.tree_unflatten(list(leaves), structure)))
+                found[:] = [spec]
+                return result
+
+            return pytree.tree_unflatten(list(_Rematerialised.apply(flat, *leaves)), found[0])
+
+        return rematerialised
 
     def linearize(self, function: Callable[[Any], Any], x: torch.Tensor) -> tuple[Any, Any, Any]:
         # Two reverse passes give J v: PhiML's linear solves have no forward mode on torch.

@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,9 @@ def _findings(scenario: Scenario, samples: int | None, events: Events) -> tuple[
         events.message(_versions(backend))
         built = build(scenario.sections, backend, read_samples)
         assert built.batches is not None
-        problem, params, batch = built.problem, built.params, built.batches(0)
+        # Jacobians take more than one backward pass through the steps, which are therefore kept.
+        problem = replace(built.problem, rollout=replace(built.problem.rollout, rematerialise=None))
+        params, batch = built.params, built.batches(0)
         buffers = calibrate(problem, params, built.buffers, batch)
         events.message("singular values")
         found = spectra(problem, params, buffers, batch, samples)

@@ -273,7 +273,11 @@ def _work(
         session.write_fields(state)
     finally:
         session.close()
-        _write_metrics(directory, attributes, session.compile_seconds, monitors.descriptions(built.problem))
+        described = {
+            **(sections.update.plugin.metrics if sections.update else {}),
+            **monitors.descriptions(built.problem),
+        }
+        _write_metrics(directory, attributes, session.compile_seconds, described)
     return {name: backend.numpy(value) for name, value in state.params.items()}
 
 

@@ -6,6 +6,7 @@ the scenario does not say, and everything random comes from a named stream of it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,6 +99,7 @@ def build_problem(sections: Sections, backend: Backend) -> Problem:
         steps=sections.time.steps,
         dt=sections.time.dt,
         action_layouts=actions,
+        rematerialise=rematerialised(sections),
     )
     networks = tuple(
         NetworkUse(
@@ -107,6 +109,7 @@ def build_problem(sections: Sections, backend: Backend) -> Problem:
             sections.networks[name].every_step,
             sections.networks[name].input,
             architecture,
+            sections.networks[name].plugin.gives_vector,
         )
         for name, architecture in architectures(sections).items()
     )
@@ -125,6 +128,13 @@ def build_problem(sections: Sections, backend: Backend) -> Problem:
         solver=(solver.plugin, solver.options) if solver else None,
         monitors=tuple(m for m in plugin.monitors(parameters, grid) if not kinds & set(m.without)),
     )
+
+
+def rematerialised(sections: Sections) -> int | None:
+    """Steps that a backward pass computes again at a time; None: none."""
+    wanted = sections.run.rematerialise
+    # T/L states and L steps are kept: least where both are √T.
+    return math.isqrt(sections.time.steps - 1) + 1 if wanted == "auto" else wanted
 
 
 def architectures(sections: Sections) -> dict[str, Architecture]:
@@ -242,4 +252,5 @@ def _batches(
         return Remembered(InfiniteBatches(training, assemble, sections.train.batch_size))
     if sections.update is not None and sections.update.optimizer.type == "lbfgs":
         return FixedBatch(assemble(training))
-    return Remembered(FiniteBatches(training, assemble, sections.train.batch_size, sections.run.seed))
+    shuffle = sections.data is None or sections.data.shuffle
+    return Remembered(FiniteBatches(training, assemble, sections.train.batch_size, sections.run.seed, shuffle))

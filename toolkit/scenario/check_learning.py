@@ -33,6 +33,9 @@ def check_data(sections: Sections, report: Report) -> frozenset[str]:
     if learned and sections.networks and data.train is not None and sections.train.batch_size > data.train:
         message = f"a batch of {sections.train.batch_size} needs more than the {data.train} samples of data.train"
         report.add(("train", "batch_size"), f"{message}; lower it to {data.train} or raise data.train")
+    if data.infinite and not data.shuffle:
+        message = "every batch of an infinite training set is new, so that there is no order to keep"
+        report.add(("data", "shuffle"), f"{message}; set data.train to a number, or remove `shuffle`")
     if data.sampler is None:
         return check_file(sections, data, report)
     if not (learned and sections.networks) and data.validation == 0:
@@ -58,6 +61,9 @@ def check_data(sections: Sections, report: Report) -> frozenset[str]:
 
 def _check_without_data(sections: Sections, report: Report) -> None:
     samplers = listed([*sections.pde.plugin.samplers, "file"])
+    if any(network.every_step for network in sections.networks.values()):
+        message = f"nothing says in which states the loop starts; give `data` ({samplers})"
+        report.add(("networks",), message, at_key=True)
     for i, term in enumerate(sections.loss):
         if term.plugin.needs_target:
             path: KeyPath = ("loss", i) if len(sections.loss) > 1 else ("loss",)
@@ -104,6 +110,13 @@ def check_update(sections: Sections, given: frozenset[str], report: Report) -> N
     if "control_reference" in update.plugin.needs and any(n.every_step for n in sections.networks.values()):
         message = f"update rule {update.type!r} compares with true controls, which a network in the loop has none of"
         report.add(("update", "type"), f"{message}; use 'dp'")
+    if sections.run.rematerialise is not None and update.needs & {"inverse_solver", "independent_samples"}:
+        message = f"update rule {update.type!r} differentiates steps more than once or not backward"
+        report.add(("run", "rematerialise"), f"{message}; leave it out, or use 'dp' or 'stable_bptt'")
+    refused = update.plugin.check(update.options, timing(sections))
+    if refused:
+        key, _, message = refused.partition(": ")
+        report.add(("update", key), message)
     _check_solver(sections, update, given, report)
     _check_optimizer(sections, update, report)
     if not report.problems:
@@ -120,9 +133,16 @@ def _check_solver(sections: Sections, update: UpdateChoice, given: frozenset[str
     if others:
         message = f"inverse solver {name!r} finds {_listed(solver.control)}, not {listed(others)}"
         report.add(path, message + _alternatives(sections, name))
-    others = [term.on for term in sections.loss if not solver.inverts_observation(term.on)]
+    # A solver made for a PDE inverts its states; controls are no result of the physics.
+    states = tuple(term.on for term in sections.loss if term.on.startswith(("final.", "trajectory.")))
+    others = [
+        term.on
+        for term in sections.loss
+        if not solver.inverts_observation(term.on) or (solver.inverts is not None and term.on not in states)
+    ]
     if others:
-        message = f"inverse solver {name!r} inverts {_listed(solver.observation)}, not {listed(others)}"
+        inverted = _listed(solver.observation) if solver.observation else "states"
+        message = f"inverse solver {name!r} inverts {inverted}, not {listed(others)}"
         report.add(path, message + _alternatives(sections, name))
     if solver.boundaries is not None and sections.grid is not None:
         refused = sections.grid.boundary_words() - solver.boundaries
@@ -189,7 +209,7 @@ def _check_optimizer(sections: Sections, update: UpdateChoice, report: Report) -
     if update.optimizer.type not in LINE_SEARCH:
         return
     name, path = update.optimizer.type, ("update", "optimizer", "type")
-    if not update.plugin.potential:
+    if not update.plugin.has_potential(update.options):
         allowed = listed(set(OPTIMIZERS) - set(LINE_SEARCH))
         report.add(
             path,

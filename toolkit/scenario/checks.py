@@ -108,18 +108,22 @@ def _allowed_parameter(sections: Sections, control: Control, report: Report) -> 
 
 
 def _loss(sections: Sections, report: Report) -> bool:
-    """Whether every term judges a field that exists."""
-    sound = True
+    """Whether every term judges a field that exists, or a control."""
+    before = len(report.problems)
     for i, term in enumerate(sections.loss):
-        name = term.on.partition(".")[2]
-        if name not in sections.fields:
-            path: KeyPath = ("loss", i, "on") if len(sections.loss) > 1 else ("loss", "on")
-            report.add(
-                path,
-                f"PDE {sections.pde.type!r} has no field {name!r}{suggestion(name, list(sections.fields))}",
-            )
-            sound = False
-    return sound
+        role, _, name = term.on.partition(".")
+        path: KeyPath = ("loss", i, "on") if len(sections.loss) > 1 else ("loss", "on")
+        if role not in ("final", "trajectory"):
+            places = [control.acts_on for control in sections.controls.values()]
+            if term.on not in places:
+                report.add(path, f"no control acts on {term.on!r}{suggestion(term.on, places)}")
+            elif term.plugin.needs_target:
+                message = f"loss {term.type!r} compares with a target, which controls have none of"
+                report.add(path, f"{message}; use one without, such as 'mean_square'")
+        elif name not in sections.fields:
+            known = suggestion(name, list(sections.fields))
+            report.add(path, f"PDE {sections.pde.type!r} has no field {name!r}{known}")
+    return len(report.problems) == before
 
 
 def _network(sections: Sections, network: NetworkChoice, report: Report) -> bool:
@@ -144,20 +148,23 @@ def _network(sections: Sections, network: NetworkChoice, report: Report) -> bool
 def _inputs(sections: Sections, network: NetworkChoice, report: Report) -> None:
     """What a network sees exists where it is called, each once."""
     path: KeyPath = ("networks", network.name, "input")
-    if network.every_step and "state" not in network.input:
+    kinds = {source.partition(".")[0] for source in network.input}
+    if network.every_step and "state" not in kinds:
         expected = "`input: state`, or a list with it such as [state, target]"
         report.add(path, f"a network with `every_step: true` sees the current state; expected {expected}")
     for source in network.input:
-        place = source.partition(".")[2]
-        if not place and source != "target" and not network.every_step:
+        kind, _, place = source.partition(".")
+        if kind in ("state", "time") and not network.every_step:
             report.add(path, f"only a network with `every_step: true` sees {source}; expected `input: target`")
-        elif place and network.every_step:
+        elif kind == "initial" and network.every_step:
             report.add(path, f"a network with `every_step: true` sees the state, not {source}; expected `input: state`")
         elif place and place not in sections.fields:
             message = f"PDE {sections.pde.type!r} has no field {place!r}"
             report.add(path, message + suggestion(place, list(sections.fields)))
         elif source in {control.acts_on for control in sections.controls.values()}:
             report.add(path, f"{source} is unknown here; a network sees only a start that the data give")
+        elif kind == "state" and place and "state" in network.input:
+            report.add(path, f"{source} is a part of state, which is seen too; remove one of the two")
     if len(set(network.input)) < len(network.input):
         report.add(path, f"expected each of {listed(set(network.input))} once")
 
@@ -216,6 +223,9 @@ def _output(sections: Sections, report: Report) -> None:
     for i, name in enumerate(sections.output.fields or ()):
         if name not in known:
             report.add(("output", "fields", i), f"no field or control {name!r}{suggestion(name, known)}")
+    if sections.output.activations and not (sections.networks and sections.data and sections.data.validation):
+        message = "activations are recorded at validation: give networks and data.validation, or remove it"
+        report.add(("output", "activations"), message)
 
 
 def _stability(sections: Sections, report: Report) -> None:

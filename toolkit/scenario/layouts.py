@@ -29,8 +29,10 @@ def control_layout(sections: Sections, control: Control) -> Layout:
 
 
 def observation_layout(sections: Sections, key: str) -> Layout:
-    """Layout of `final.<field>`, or of `trajectory.<field>` with one entry after each time step."""
+    """Layout of `final.<field>`, of `trajectory.<field>` with one entry after each time step, or of a control."""
     kind, _, name = key.partition(".")
+    if kind not in ("final", "trajectory"):
+        return control_layout(sections, Control(name, key))
     return field_layout(sections.fields[name], sections.grid, sections.time.steps if kind == "trajectory" else None)
 
 
@@ -63,6 +65,8 @@ def network_shape(sections: Sections, network: NetworkChoice) -> NetworkShape:
         layout = control_layout(sections, sections.controls[name])
         # In a closed loop the network gives the force of one step.
         given.append(Layout(layout.components, layout.cells) if network.every_step else layout)
+    if network.plugin.gives_vector:
+        return _encoder_shape(sections, seen, clock, given)
     if mixed([*seen, *given]):
         if 0 not in network.plugin.dimensions:
             raise ValueError("its input and output are partly on the grid and partly not; use a network of vectors")
@@ -74,13 +78,26 @@ def network_shape(sections: Sections, network: NetworkChoice) -> NetworkShape:
     return NetworkShape(clock + _channels(seen), _channels(given), grid.shape, periodic)
 
 
+def _encoder_shape(sections: Sections, seen: list[Layout], clock: int, given: list[Layout]) -> NetworkShape:
+    """Channels on the grid to all values of the controls."""
+    if sections.grid is None or any(layout.cells is None for layout in seen):
+        raise ValueError("it sees fields on a grid, and a part of its input is not; use a network of vectors")
+    periodic = sections.grid.boundary_words() == {"periodic"}
+    outputs = sum(layout.size for layout in given)
+    return NetworkShape(clock + _channels(seen), outputs, sections.grid.shape, periodic)
+
+
 def _seen(sections: Sections, network: NetworkChoice) -> list[Layout]:
     """Layouts of the fields a network sees; the time is one more channel."""
     sources = {
         "state": [field_layout(spec, sections.grid) for spec in sections.fields.values()],
         "target": [observation_layout(sections, key) for key in target_keys(sections)],
         "time": [],
-        **{f"initial.{name}": [field_layout(spec, sections.grid)] for name, spec in sections.fields.items()},
+        **{
+            f"{kind}.{name}": [field_layout(spec, sections.grid)]
+            for kind in ("initial", "state")
+            for name, spec in sections.fields.items()
+        },
     }
     if "target" in network.input and not sources["target"]:
         raise ValueError("its input is the target, but no loss term compares with one")

@@ -143,7 +143,7 @@ def _data(
         return None
     resolved["data"] = {"type": name, **dump(common, options)}
     train = None if common.train == "infinite" else common.train
-    return DataChoice(name, train, common.validation, common.seed, options, sampler)
+    return DataChoice(name, train, common.validation, common.seed, options, sampler, shuffle=common.shuffle)
 
 
 def _file(section: Mapping[str, Any], resolved: dict[str, Any], report: Report) -> DataChoice | None:
@@ -156,7 +156,7 @@ def _file(section: Mapping[str, Any], resolved: dict[str, Any], report: Report) 
     if not path.is_file():
         report.add(("data", "path"), f"no such file: {path}")
     resolved["data"] = {"type": "file", **dump(options), "path": str(path)}
-    return DataChoice("file", options.train, options.validation, options.seed, path=path)
+    return DataChoice("file", options.train, options.validation, options.seed, path=path, shuffle=options.shuffle)
 
 
 def _networks(written: dict[str, Any], resolved: dict[str, Any], report: Report) -> dict[str, NetworkChoice]:

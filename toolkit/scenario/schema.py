@@ -97,6 +97,9 @@ class DataOptions(Options):
     )
     validation: int = option(64, description="number of validation samples", units="samples", ge=0)
     seed: int = option(0, description="seed of the samples", ge=0)
+    shuffle: bool = option(
+        True, description="another order of a finite training set in every epoch; false: always the order drawn"
+    )
 
 
 class FileDataOptions(Options):
@@ -106,9 +109,12 @@ class FileDataOptions(Options):
     train: Positive | None = option(None, description="training samples; none: all but validation", units="samples")
     validation: int = option(0, description="validation samples, the last ones", units="samples", ge=0)
     seed: int = option(0, description="seed of the order of batches", ge=0)
+    shuffle: bool = option(
+        True, description="another order of the training samples in every epoch; false: always that of the file"
+    )
 
 
-Source = Annotated[str, Field(pattern=r"^(target|state|time|initial\.[A-Za-z_][A-Za-z0-9_]*)$")]
+Source = Annotated[str, Field(pattern=r"^(target|state|time|(initial|state)\.[A-Za-z_][A-Za-z0-9_]*)$")]
 
 
 class NetworkOptions(Options):
@@ -117,8 +123,8 @@ class NetworkOptions(Options):
     input: Source | Annotated[list[Source], Field(min_length=1)] | None = option(
         None,
         description="what the network sees, in this order along its channels: target, initial.<field> (a start that "
-        "the data give; not with every_step), state (every_step only), and last time (the fraction that has passed, "
-        "every_step only); left out: state if it is called at every step, else target",
+        "the data give; not with every_step), state or of it only state.<field> (every_step only), and last time (the "
+        "fraction that has passed, every_step only); left out: state if it is called at every step, else target",
     )
     output: Name | Annotated[list[Name], Field(min_length=1)] = option(description="the control or controls it gives")
     every_step: bool = option(False, description="called at each time step, as a controller in a closed loop")
@@ -129,8 +135,9 @@ class LossOptions(Options):
 
     on: str | None = option(
         None,
-        description="final.<field> or trajectory.<field>; may be left out where the PDE has one field",
-        pattern=r"^(final|trajectory)\.[A-Za-z_][A-Za-z0-9_]*$",
+        description="final.<field> or trajectory.<field>, or a control by where it acts, as force.<field>, for losses "
+        "without a target; may be left out where the PDE has one field",
+        pattern=r"^(final|trajectory|initial|force|source|parameter)\.[A-Za-z_][A-Za-z0-9_]*$",
     )
     weight: float = option(1.0, description="factor of this term", gt=0)
 
@@ -188,6 +195,12 @@ class RunOptions(Options):
         PrecisionOptions(), description="one word for both, or {physics: …, network: …}"
     )
     seed: int = option(0, description="seed of initial weights and batches", ge=0, lt=2**63)
+    rematerialise: Positive | Literal["auto"] | None = option(
+        None,
+        description="time steps that a backward pass computes again at a time instead of keeping them: less memory for "
+        "one more evaluation of the steps; auto: the root of time.steps, which needs least; left out: all are kept",
+        units="steps",
+    )
 
 
 class OutputOptions(Options):
@@ -198,3 +211,6 @@ class OutputOptions(Options):
     every: int = option(1, description="time steps between written frames", units="steps", gt=0)
     format: Literal["netcdf", "zarr"] = option("netcdf", description="file format of the fields")
     plots: bool = option(True, description="write pictures")
+    activations: bool = option(
+        False, description="record at every validation what share of each activation of the networks is saturated"
+    )

@@ -70,6 +70,8 @@ class DataChoice:
     options: Any = None
     sampler: Sampler | None = None
     path: Path | None = None
+    shuffle: bool = True
+    """Whether a finite training set has another order in every epoch."""
 
     @property
     def infinite(self) -> bool:
@@ -84,7 +86,7 @@ class NetworkChoice:
     name: str
     type: str
     input: tuple[str, ...]
-    """Any of `target`, `state`, `time`."""
+    """Any of `target`, `initial.<field>`, `state`, `state.<field>`, `time`."""
     output: tuple[str, ...]
     """Names of controls."""
     every_step: bool
@@ -98,7 +100,7 @@ class LossTerm:
 
     type: str
     on: str
-    """`final.<field>` or `trajectory.<field>`."""
+    """`final.<field>`, `trajectory.<field>`, or where a control acts."""
     weight: float
     options: Any
     plugin: LossPlugin

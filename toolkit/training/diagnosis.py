@@ -91,7 +91,7 @@ def step_gradients(problem: Problem, params: Natives, buffers: Natives, batch: B
             }
             policy = _shifted(problem.policy(params, buffers, batch.targets), probes["force"])
             simulated = problem.simulate(acting, batch.context, policy, record=problem.records, offsets=probes["state"])
-            return b.xp.sum(problem.loss(problem.read(simulated), batch.targets)), ()
+            return b.xp.sum(problem.loss(problem.read(simulated, acting), batch.targets)), ()
 
         gradients = b.value_and_gradient(loss, probes)[2]
         squares = {kind: [_squares(b, value) for value in tree.values()] for kind, tree in gradients.items()}
@@ -127,22 +127,58 @@ def _shifted(policy: Policy | None, offsets: Mapping[str, Any]) -> Policy | None
 
 def saturation(problem: Problem, params: Natives, buffers: Natives, batch: Batch) -> tuple[Saturation, ...]:
     """Every activation of every network on what the networks see, in the order of evaluation."""
+    met = activation_inputs(problem, params, buffers, batch)
+    shares = {label: saturated_share(kind, problem.backend.numpy(met[label])) for label, kind in activations(problem)}
+    return tuple(
+        Saturation(network, layer, kind, shares[label])
+        for label, kind in activations(problem)
+        for network, _, layer in (label.partition("/"),)
+    )
+
+
+def activations(problem: Problem) -> list[tuple[str, str]]:
+    """(`<network>/<layer>`, kind) of every activation, in the order of evaluation."""
+    nodes = [(use.name, node) for use in problem.networks if use.architecture for node in use.architecture.nodes]
+    return [(f"{name}/{node.name}", node.layer.kind) for name, node in nodes if isinstance(node.layer, Activation)]
+
+
+def activation_inputs(problem: Problem, params: Natives, buffers: Natives, batch: Batch) -> dict[str, Any]:
+    """z (B, units, *cells), native, by `<network>/<layer>`: what every activation is applied to."""
     seen = _inputs_seen(problem, params, buffers, batch)
-    found = []
-    for use in problem.networks:
-        for i, node in enumerate(use.architecture.nodes if use.architecture else ()):
-            if isinstance(node.layer, Activation):
-                z, kind = _before(problem, use, i, params, buffers, seen), node.layer.kind
-                found.append(Saturation(use.name, node.name, kind, saturated_share(kind, z)))
-    return tuple(found)
+    return {
+        f"{use.name}/{node.name}": _before(problem, use, i, params, buffers, seen)
+        for use in problem.networks
+        for i, node in enumerate(use.architecture.nodes if use.architecture else ())
+        if isinstance(node.layer, Activation)
+    }
 
 
 def saturated_share(kind: str, z: np.ndarray) -> float:
     """Of an activation at z (B, units, *cells): entries (tanh, sigmoid), or units dead everywhere (the others)."""
-    flat_slopes = np.abs(slope(kind, z)) < SATURATED * (0.25 if kind == "sigmoid" else 1.0)
-    if kind in BOUNDED:
-        return float(flat_slopes.mean())
-    return float(flat_slopes.all(axis=(0, *range(2, z.ndim))).mean())
+    count = SaturationCount(kind)
+    count.add(z)
+    return count.share
+
+
+class SaturationCount:
+    """`saturated_share` of one activation over batches that are met one after another."""
+
+    def __init__(self, kind: str):
+        self._kind = kind
+        self._flat: Any = 0
+        self._entries = 0
+
+    def add(self, z: np.ndarray) -> None:
+        """One more batch, z (B, units, *cells)."""
+        flat_slopes = np.abs(slope(self._kind, z)) < SATURATED * (0.25 if self._kind == "sigmoid" else 1.0)
+        self._flat = self._flat + flat_slopes.sum(axis=(0, *range(2, z.ndim)))
+        self._entries += flat_slopes[:, 0].size
+
+    @property
+    def share(self) -> float:
+        """Saturated entries, or dead units, of all so far."""
+        shares = self._flat / self._entries
+        return float(shares.mean() if self._kind in BOUNDED else (shares == 1.0).mean())
 
 
 def slope(kind: str, z: np.ndarray) -> np.ndarray:
@@ -193,13 +229,13 @@ def _inputs_seen(problem: Problem, params: Natives, buffers: Natives, batch: Bat
 
 def _before(
     problem: Problem, use: NetworkUse, index: int, params: Natives, buffers: Natives, seen: Mapping[str, Any]
-) -> np.ndarray:
-    """What node `index` of a network is applied to."""
+) -> Any:
+    """What node `index` of a network is applied to, native."""
     b, architecture = problem.backend, use.architecture
     assert architecture is not None
     name = architecture.nodes[index].inputs[0]
     if name == INPUT:
-        return b.numpy(seen[use.name])
+        return seen[use.name]
     last = next(i for i, node in enumerate(architecture.nodes) if node.name == name)
     part = Architecture(architecture.input_shape, architecture.nodes[: last + 1])
     kept = {node.name for node in part.nodes}
@@ -208,4 +244,4 @@ def _before(
         for tree in (params, buffers)
     )
     network = b.network(part)
-    return b.numpy(b.without_gradient(lambda: network.apply(own, statistics, seen[use.name], False)[0]))
+    return b.without_gradient(lambda: network.apply(own, statistics, seen[use.name], False)[0])

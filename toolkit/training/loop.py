@@ -11,17 +11,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from toolkit.core.errors import DivergenceError
+from toolkit.core.optimizers import euclidean_norm
 from toolkit.training.data import Batches, tree_shapes
 from toolkit.training.distances import half_squared_distance
 from toolkit.training.problem import Batch, Natives, Problem, batch_from_tree
 from toolkit.training.rules.base import Update, UpdateRule
+
+REMEDY = (
+    "Lower update.optimizer.learning_rate or update.step_size, limit the direction with update.clip, or set "
+    "run.precision to float64"
+)
+"""What to do where a metric is not finite, unless the rule knows better."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,9 @@ class Trainer:
         metrics = {name: float(value) for name, value in measured.items()}
         bad = next((name for name, value in metrics.items() if not math.isfinite(value)), None)
         if bad is not None:
-            raise DivergenceError(_divergence(state.step + 1, bad, metrics, _bad_sample(self.problem, state, batch)))
+            where = _bad_sample(self.problem, state, batch)
+            remedy = getattr(self.rule, "remedies", {}).get(bad, REMEDY)
+            raise DivergenceError(f"step {state.step + 1}: {bad} is {metrics[bad]}: {where}. {remedy}")
         metrics["step_seconds"] = seconds
         return replace(state, params=params, buffers=buffers, optimizer=optimizer, step=state.step + 1), metrics
 
@@ -104,10 +113,9 @@ class Trainer:
     def _measure(self, update: Update, batch: Batch) -> dict[str, Any]:
         b = self.problem.backend
         samples = _samples(update.controls, batch)
-        squares = [b.xp.sum(value * value) for value in update.direction.values()]
         measured = {
             "train_loss": update.loss / samples,
-            "direction_norm": b.xp.sqrt(sum(squares[1:], squares[0])),
+            "direction_norm": euclidean_norm(update.direction, b.xp),
         }
         if update.controls and set(update.controls) <= set(batch.references):
             error = half_squared_distance(b, update.controls, batch.references)
@@ -122,13 +130,6 @@ def _samples(controls: Natives, batch: Batch) -> int:
         for value in group.values():
             return int(value.shape[0])
     return 1
-
-
-def _divergence(step: int, name: str, metrics: Mapping[str, float], where: str) -> str:
-    return (
-        f"step {step}: {name} is {metrics[name]}: {where}. Lower update.optimizer.learning_rate or update.step_size, "
-        "limit the direction with update.clip, or set run.precision to float64"
-    )
 
 
 def _bad_sample(problem: Problem, state: TrainState, batch: Batch) -> str:
@@ -171,7 +172,7 @@ def evaluate(problem: Problem, params: Natives, buffers: Natives, batch: Batch, 
     policy = problem.policy(params, buffers, batch.targets)
     trajectory = problem.simulate(x, batch.context, policy, record=record or problem.records)
     controls = {**x, **{f"force.{name}": value for name, value in trajectory.forces.items()}}
-    y = problem.read(trajectory)
+    y = problem.read(trajectory, x)
     known = bool(x) and set(x) <= set(batch.references)
     error = half_squared_distance(b, x, batch.references) if known else None
     loss = problem.loss(y, batch.targets)

@@ -19,7 +19,7 @@ from toolkit.physics.grid import Grid
 from toolkit.physics.inverse import tensors
 from toolkit.physics.layout import Layout, mixed
 from toolkit.physics.plugin import InverseProblem, InverseSolverPlugin, Monitor, PDEPlugin, State
-from toolkit.physics.rollout import FULL, Controls, GradientFlow, Policy, Rollout, Trajectory
+from toolkit.physics.rollout import FULL, Controls, GradientFlow, NamedPolicy, Policy, Rollout, Trajectory
 from toolkit.training.channels import split, to_channels
 from toolkit.training.parts import Control, LossTerm, NetworkUse
 
@@ -98,7 +98,7 @@ class Problem:
             out, after = use.apply(subtree(params, use.name), subtree(buffers, use.name), y, training)
             new_buffers.update({f"{use.name}/{name}": value for name, value in after.items()})
             layouts = {control.key: control.layout for control in use.controls}
-            x.update(split(b, b.cast(out, "physics"), layouts, self._as_vector(use)))
+            x.update(split(b, b.cast(out, "physics"), layouts, use.gives_vector or self._as_vector(use)))
         if x and self.plugin.correct_controls is not None:
             corrected = self.plugin.correct_controls(
                 self.parameters,
@@ -124,15 +124,16 @@ class Problem:
 
     def _network_input(self, use: NetworkUse, targets: Natives, state: Natives | None = None, step: Any = 0) -> Any:
         """(B, channels, *cells) of what a network sees, in network precision; `step` is a number or (B,)."""
-        b, parts, flat = self.backend, [], self._as_vector(use)
+        b, parts, flat = self.backend, [], self._as_vector(use) and not use.gives_vector
+        known = {**targets, **{f"state.{name}": value for name, value in (state or {}).items()}}
         for source in use.inputs:
             if source == "target":
                 parts += [to_channels(b, targets[key], self.observations[key], flat) for key in self.target_keys]
             elif source == "state":
-                assert state is not None
-                parts += [to_channels(b, state[name], layout, flat) for name, layout in self.rollout.layouts.items()]
+                fields = self.rollout.layouts.items()
+                parts += [to_channels(b, known[f"state.{name}"], layout, flat) for name, layout in fields]
             elif source != "time":
-                parts.append(to_channels(b, targets[source], self.rollout.layouts[source.partition(".")[2]], flat))
+                parts.append(to_channels(b, known[source], self.rollout.layouts[source.partition(".")[2]], flat))
         if "time" in use.inputs:
             like = b.xp.zeros_like(parts[0][:, :1])
             passed = b.cast(step, "physics") / self.rollout.steps
@@ -145,7 +146,7 @@ class Problem:
         sees = {
             "target": [self.observations[key] for key in self.target_keys],
             "state": list(self.rollout.layouts.values()),
-            **{f"initial.{name}": [layout] for name, layout in self.rollout.layouts.items()},
+            **{f"{kind}.{n}": [v] for kind in ("initial", "state") for n, v in self.rollout.layouts.items()},
         }
         layouts = [layout for source in use.inputs for layout in sees.get(source, ())]
         return mixed([*layouts, *(control.layout for control in use.controls)])
@@ -160,11 +161,12 @@ class Problem:
         if not self.loop:
             return None
 
-        def act(state: Natives, step: Any) -> dict[str, Any]:
-            forces = self._act(params, buffers, targets or {}, state, step)
+        def act(arrays: Any, state: Natives, step: Any) -> dict[str, Any]:
+            params, buffers, targets = arrays
+            forces = self._act(params, buffers, targets, state, step)
             return {key.partition(".")[2]: value for key, value in forces.items()}
 
-        return act
+        return NamedPolicy((params, buffers, targets or {}), act)
 
     def _act(self, params: Natives, buffers: Natives, targets: Natives, state: Natives, step: Any) -> dict[str, Any]:
         """Forces of one step by key, (B, …), from the networks in the loop."""
@@ -173,7 +175,7 @@ class Problem:
             x = self._network_input(use, targets, state, step)
             out, _ = use.apply(subtree(params, use.name), subtree(buffers, use.name), x, False)
             per_step = {c.key: Layout(c.layout.components, c.layout.cells) for c in use.controls}
-            forces.update(split(b, b.cast(out, "physics"), per_step, self._as_vector(use)))
+            forces.update(split(b, b.cast(out, "physics"), per_step, use.gives_vector or self._as_vector(use)))
         return forces
 
     def replay(self, params: Natives, buffers: Natives, targets: Natives, met: Natives) -> dict[str, Any]:
@@ -226,12 +228,15 @@ class Problem:
             for name, layout in self.rollout.layouts.items()
         }
 
-    def read(self, trajectory: Trajectory) -> dict[str, Any]:
-        """The observations of a trajectory, by key."""
+    def read(self, trajectory: Trajectory, x: Natives) -> dict[str, Any]:
+        """The observations of a trajectory under controls x, by key; controls themselves may be judged."""
         result = {}
         for key in self.observations:
             kind, _, name = key.partition(".")
-            result[key] = trajectory.final[name] if kind == "final" else trajectory.states[name]
+            if kind in ("final", "trajectory"):
+                result[key] = trajectory.final[name] if kind == "final" else trajectory.states[name]
+            else:
+                result[key] = trajectory.forces[name] if kind == "force" and name in trajectory.forces else x[key]
         return result
 
     @property
@@ -243,7 +248,7 @@ class Problem:
         self, x: Natives, context: Natives, policy: Policy | None = None, flow: GradientFlow = FULL
     ) -> dict[str, Any]:
         """P: controls -> observations by key."""
-        return self.read(self.simulate(x, context, policy, flow, self.records))
+        return self.read(self.simulate(x, context, policy, flow, self.records), x)
 
     def prepare(self, batch: Batch) -> None:
         """Trace the physics for batches of this shape where that pays (see `Rollout.prepare`)."""

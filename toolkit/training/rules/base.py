@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from toolkit.core.options import Options
+from toolkit.physics.plugin import Timing
 from toolkit.training.inversion_plan import JacobianSize, Plan
 
 
@@ -83,11 +84,19 @@ class UpdateRulePlugin:
     needs: frozenset[str] = frozenset()
     """Any of `control_reference` (x* known), `inverse_solver`, `network`, `every_step`, `independent_samples` (no
     normalisation over the batch)."""
-    potential: bool = True
-    """False: the direction is a vector field without a potential; optimizers that search along a line
-    (`lbfgs`) are refused at validation."""
+    potential: bool | Callable[[Any], bool] = True
+    """False (or options -> False): the direction is a vector field without a potential; optimizers that search along a
+    line (`lbfgs`) are refused at validation."""
+    check: Callable[[Any, Timing], str | None] = lambda options, timing: None
+    """(options, time) -> why they do not fit, begun with the key of `update` to blame, as `flow: `; or None."""
+    metrics: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """(long name, units) of what `Update.metrics` may hold, by name."""
     inner_updates: Callable[[Any], int] = lambda options: 1
     """options -> optimizer steps per batch; more than 1 needs a `RepeatedUpdateRule`."""
     network_rule: bool = False
     """True: the built rule is a `NetworkRule` as well, which other rules may name as theirs."""
     references: tuple[str, ...] = ()
+
+    def has_potential(self, options: Any) -> bool:
+        """Whether the direction under these options is the gradient of a function."""
+        return self.potential(options) if callable(self.potential) else self.potential

@@ -126,7 +126,7 @@ class ScaleInvariantPhysics:
         trajectory = problem.simulate(x, batch.context, policy, record=problem.records or policy is not None)
         met = problem.states_met(trajectory, x, batch.context) if policy is not None else {}
         x = {**x, **{c.key: trajectory.forces[c.target] for use in problem.loop for c in use.controls}}
-        y = problem.read(trajectory)
+        y = problem.read(trajectory, x)
         loss = problem.loss(y, batch.targets)
         return {**self._solve(problem, x, y, batch), **{MET + name: state for name, state in met.items()}}, loss
 
