@@ -80,9 +80,9 @@ def on_torch(architecture, training, params, buffers, x, weight):
     )
 
 
-def on_jax(architecture, training, params, buffers, x, weight):
+def on_jax(architecture, training, params, buffers, x, weight, lines_as_products=False):
     """The same."""
-    network = JaxNetwork(architecture)
+    network = JaxNetwork(architecture, lines_as_products)
 
     def value(params, x, buffers):
         y, after = network.apply(params, buffers, x, training)
@@ -200,6 +200,21 @@ def test_strided_convolutions_are_products_with_parts_of_the_grid(padding, kerne
     for run in (on_torch, on_jax):
         # Sums of at most 50 terms.
         assert distance(run(architecture, False, params, {}, x, weight)[0], expected) < 1e-14
+
+
+@pytest.mark.parametrize("padding", ["zeros", "circular", "valid"])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (5, 1), (3, 2), (2, 3), (1, 1)])
+def test_convolutions_along_a_line_are_the_same_as_products(padding, kernel, stride):
+    if padding != "valid" and kernel % 2 == 0:
+        pytest.skip("only `valid` takes even kernels")
+    architecture = _single("c", Conv(2, 3, kernel, padding, stride), (2, 11))
+    arguments = numbers(architecture)
+    y, _, gx, gp = on_jax(architecture, False, *arguments)
+    other, _, other_gx, other_gp = on_jax(architecture, False, *arguments, lines_as_products=True)
+    # Sums of up to ten products in another order.
+    assert distance(other, y) < 1e-14
+    assert distance(other_gx, gx) < 1e-14
+    assert all(distance(other_gp[name], gp[name]) < 1e-14 for name in gp)
 
 
 def test_circular_convolutions_commute_with_shifts():
