@@ -126,7 +126,7 @@ def test_rules_of_an_experiment_face_the_same_problem(name):
 def test_the_sweep_of_an_experiment_repeats_its_scenarios(name):
     cells = expand(toolkit.load_scenario(shipped()[f"{name}_sweep"]))
     assert [tuple(cell.labels.values()) for cell in cells] == [
-        (seed, rule) for seed in (0, 1, 2) for rule in ("hig", "adam", "gauss_newton")
+        (seed, rule) for seed in (0, 1, 2) for rule in ("hig", "adam", "gauss_newton", "levenberg_marquardt")
     ]
     for cell, suffix in zip(cells[:3], ("", *RIVALS), strict=True):
         alone = toolkit.load_scenario(shipped()[name + suffix]).sections

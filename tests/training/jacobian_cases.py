@@ -56,6 +56,19 @@ networks: {f: {type: mlp, layers: [3], activation: tanh, output: u0}}
 """
     + TAIL
 )
+SOLVE_IN_LOOP = (
+    """
+name: case
+grid: {cells: {x: 4}, extent: {x: 2}}
+pde: screened
+time: {steps: 3, dt: 0.2}
+data: {type: starts, validation: 3}
+loss: {type: l2, on: final.u}
+controls: {push: {acts_on: force.u}}
+networks: {f: {type: mlp, layers: [3], activation: tanh, every_step: true, input: [state, target], output: push}}
+"""
+    + TAIL
+)
 WELL = (
     """
 name: case
@@ -96,6 +109,7 @@ TEXTS: dict[str, str] = {
     + DRIVE
     + f"networks: {{f: {network(more=', every_step: true, input: [state, target]')}}}",
     "linear solve": SOLVE,
+    "linear solve in the loop": SOLVE_IN_LOOP,
     "complex state": WELL,
     "two networks": CHAIN
     + "controls: {drive: {acts_on: force.drive}, start: {acts_on: initial.state}}\n"
@@ -114,7 +128,7 @@ DENSE = [*DENSE, "one number per sample"]
 
 @dataclass(frozen=True)
 class Screened:
-    """(1 − dt Δ) u' = u³ by conjugate gradients, which converge below what the tests tolerate."""
+    """(1 − dt Δ) u' = u³ + dt f by conjugate gradients, which converge below what the tests tolerate."""
 
     grid: Grid
 
@@ -123,11 +137,16 @@ class Screened:
         def operator(u: Any) -> Any:
             return u - dt * math.laplace(u, self.grid.dx[0], self.grid.phi_boundary)
 
-        return {"u": linear_solution(operator, state["u"] ** 3, linear_solve(1e-12, 1e-14, 200))}
+        right = state["u"] ** 3 + dt * inputs.force.get("u", 0.0)
+        return {"u": linear_solution(operator, right, linear_solve(1e-12, 1e-14, 200))}
 
 
 def _pairs(grid: Any, parameters: Any, options: Any, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
     return {"target.u": rng.standard_normal((count, *grid.shape))}
+
+
+def _starts(grid: Any, parameters: Any, options: Any, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
+    return {f"{part}.u": rng.standard_normal((count, *grid.shape)) for part in ("initial", "target")}
 
 
 SCREENED = replace(
@@ -135,7 +154,8 @@ SCREENED = replace(
     name="screened",
     fields=lambda parameters, grid: (FieldSpec("u", "what diffuses"),),
     build=lambda grid, parameters: Screened(grid),
-    samplers={"pairs": Sampler("targets alone", _pairs)},
+    forces=("u",),
+    samplers={"pairs": Sampler("targets alone", _pairs), "starts": Sampler("targets and where to begin", _starts)},
 )
 
 
@@ -172,9 +192,9 @@ def row_by_row(case: Case) -> np.ndarray:
 
 
 @cache
-def reference(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """(J (B·d, P) one backward pass per row, ∂L/∂y (B·d,)) of a case, on torch: the numbers are those of both."""
-    with using("torch", "cpu", "float64", "float64") as backend:
+def reference(name: str, library: str = "torch") -> tuple[np.ndarray, np.ndarray]:
+    """(J (B·d, P) one backward pass per row, ∂L/∂y (B·d,)) of a case."""
+    with using(library, "cpu", "float64", "float64") as backend:
         case = case_named(name, backend)
         return row_by_row(case), gradient_in_y(case)
 

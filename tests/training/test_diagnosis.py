@@ -185,7 +185,7 @@ def test_gradients_per_step_agree_with_finite_differences(backend, text):
 
     def function(moved):
         policy = problem.policy(case.params, {}, batch.targets)
-        y = problem.read(problem.simulate(x, batch.context, policy, offsets=moved))
+        y = problem.read(problem.simulate(x, batch.context, policy, offsets=moved), x)
         return problem.loss(y, batch.targets)
 
     gradient = np.zeros((3, 6, *layout.shape))

@@ -229,3 +229,95 @@ def test_sip_with_the_plain_gradient_as_network_rule_is_sip(backend, loop, more)
     ]
     assert tree_relative(moved[1], moved[0]) < 1e-9
     assert states[1][1]["train_loss"] == pytest.approx(states[0][1]["train_loss"], rel=1e-12)
+
+
+# --- Levenberg–Marquardt ------------------------------------------------------------------------------------------
+
+
+def levenberg_marquardt(j: np.ndarray, g: np.ndarray, damping: float) -> np.ndarray:
+    """The definition, as a dense system."""
+    s_max = np.linalg.norm(j, 2)
+    return np.linalg.solve(j.T @ j + damping * s_max**2 * np.eye(j.shape[1]), j.T @ g)
+
+
+@pytest.mark.parametrize(
+    ("backend", "name", "options"),
+    [
+        ("torch", "force per step", ""),
+        ("jax", "force per step", ""),
+        ("torch", "force per step", ", algorithm: svd64"),
+        ("torch", "force per step", ", algorithm: gram"),
+        ("torch", "force per step", ", algorithm: factored"),
+        ("torch", "convolutions", ""),
+        ("torch", "network at every step", ", algorithm: cholesky"),
+        ("jax", "network at every step", ""),
+        ("torch", "linear solve in the loop", ""),
+        ("torch", "complex state", ", algorithm: lanczos"),
+    ],
+    indirect=["backend"],
+)
+def test_levenberg_marquardt_is_that_of_a_dense_solve(backend, name, options):
+    j, g = reference(name)
+    found = direction(rule_case(name, backend, f"damping: 1e-5{options}", "levenberg_marquardt"))
+    # Rounding and the solve's 1e-12, by a condition number of at most 1e5.
+    assert relative(found, levenberg_marquardt(j, g, 1e-5)) < GRAM
+
+
+@pytest.mark.parametrize(
+    ("backend", "name"),
+    [
+        ("torch", "initial state, mean corrected"),
+        ("jax", "initial state, mean corrected"),
+        ("torch", "one network in the loop, one not"),
+    ],
+    indirect=["backend"],
+)
+def test_limits_of_levenberg_marquardt(backend, name):
+    def found(options: str, kind: str) -> np.ndarray:
+        return direction(rule_case(name, backend, options, kind))
+
+    much, gradient = found("damping: 1e8", "levenberg_marquardt"), found("exponent: 1.0, truncation: 0.0", "hig")
+    # s² / (λ s_max²) apart.
+    assert relative(much / np.linalg.norm(much), gradient / np.linalg.norm(gradient)) < 1e-7
+    s = np.linalg.svd(reference(name)[0], compute_uv=False)
+    condition = s[0] / s[s > 1e-6 * s[0]][-1]
+    assert condition < 200
+    little = found("damping: 1e-10", "levenberg_marquardt")
+    # λ s_max² / s² apart at most, 4e-6, and by what a rank deficiency leaves of rounding over λ.
+    assert relative(little, found("truncation: 1e-6", "gauss_newton")) < 1.1e-10 * condition**2 + GRAM
+
+
+@pytest.mark.parametrize(
+    ("backend", "name"), [("torch", "more outputs"), ("jax", "more controls")], indirect=["backend"]
+)
+@pytest.mark.parametrize("algorithm", ["auto", "svd64"])
+def test_levenberg_marquardt_of_controls_sample_by_sample(backend, name, algorithm):
+    options = f"{{type: levenberg_marquardt, damping: 1e-4, algorithm: {algorithm},"
+    case = built(DIRECT[name].replace("{type: hig,", options), backend)
+    steps = case.params["control/drive"].shape[1]
+    moved = {k: v + backend.array(np.linspace(-0.3, 0.3, steps).reshape(1, steps)) for k, v in case.params.items()}
+    case = replace(case, params=moved)
+    whole, g = row_by_row(case), gradient_in_y(case).reshape(3, 4)
+    found = updated(case)["direction"]["control/drive"]
+    for i in range(3):
+        block = whole[4 * i : 4 * i + 4, steps * i : steps * i + steps]
+        assert relative(found[i], levenberg_marquardt(block, g[i], 1e-4)) < GRAM
+
+
+def test_levenberg_marquardt_trains_and_serves_sip(backend):
+    update = "type: hig, optimizer: {type: sgd, learning_rate: 0.1}"
+    for kind in (
+        "type: levenberg_marquardt, damping: 1e-5, optimizer: {type: sgd, learning_rate: 0.5}",
+        "type: sip, inverse_solver: gauss_newton, network_rule: {type: levenberg_marquardt, damping: 1e-5}, "
+        "optimizer: {type: sgd, learning_rate: 0.5}",
+    ):
+        case = built(TEXTS["two networks"].replace(update, kind), backend)
+        state, losses, record = case.trainer.start(case.params, case.buffers), [], {}
+        for _ in range(12):
+            state, record = case.trainer.step(state, case.validation)
+            losses.append(record["train_loss"])
+        # Half steps halve the residual, and the loss falls to a quarter, where the map is nearly linear.
+        assert losses[-1] < 1e-3 * losses[0]
+        assert record["largest_singular_value"] > 0
+        assert record["algorithm_factored_cholesky"] == 1.0
+        assert "kept_rank" not in record

@@ -14,18 +14,20 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-Algorithm = Literal["auto", "adaptive", "tridiagonal", "gram", "lanczos", "svd64", "svd"]
+Algorithm = Literal["auto", "adaptive", "tridiagonal", "gram", "cholesky", "lanczos", "svd64", "svd"]
 """auto         what `choose` says
 adaptive     tridiagonal; where K does not resolve the kept part of the spectrum, svd64
-tridiagonal  float64 K, Householder tridiagonalisation, its eigenvectors alone; the fastest exact one on a CPU
+tridiagonal  float64 K, Householder tridiagonalisation, its eigenvectors alone; the fastest exact one on a CPU; from
+             2048 rows on a Krylov space of K and K⁻¹ instead where that proves that nothing is cut off (to 1e-7)
 gram         float64 K, all its eigenvectors; the exact one on a GPU
+cholesky     float64 K + λ s_max², factored; only for the damped inverse, κ = -1 without truncation
 lanczos      Krylov space of K and g, reorthogonalised; approximate, for what is too large for the others
 svd64        thin SVD in float64: the reference for all others
 svd          thin SVD in the Jacobian's own precision: what was published, loses up to 20 % in float32"""
 Mode = Literal["relative", "absolute"]
 
 ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
-ON_GRAM = ("adaptive", "tridiagonal", "gram", "lanczos")
+ON_GRAM = ("adaptive", "tridiagonal", "gram", "cholesky", "lanczos")
 """Algorithms that need no more than K."""
 ON_DEVICE = ("gram", "svd64", "svd")
 """Algorithms that a GPU does by itself."""
@@ -33,12 +35,18 @@ RESOLVED = 5e-7
 """Singular values, relative to the largest, down to which a float64 Gram matrix gives an update good to 1e-3."""
 FLOAT32_GRAM = 1e-2
 """Least relative truncation at which a Gram matrix in float32 is accepted: its floor of 3e-4 with a margin."""
+LEAST_DAMPING = 1e-10
+"""Least λ at which K + λ s_max² is safely positive definite in rounding, for thousands of rows."""
 LARGEST_KRYLOV_SPACE = 400
 
 
 @dataclass(frozen=True)
 class HalfInversion:
-    """u = V diag(s^exponent [s > cut]) Uᵀ g for J = U diag(s) Vᵀ; ValueError says which value is impossible."""
+    """u = V diag(s^exponent [s > cut]) Uᵀ g for J = U diag(s) Vᵀ; ValueError says which value is impossible.
+
+    With a damping λ, s^κ becomes s (s² + λ s_max²)^((κ-1)/2): for κ = -1 the filter s / (s² + λ s_max²) of Levenberg
+    and Marquardt, u = Jᵀ (K + λ s_max²)⁻¹ g.
+    """
 
     exponent: float = -0.5
     """κ: -1/2 half-inverse gradients, -1 Gauss-Newton, 0 orthogonalised gradient, +1 gradient Jᵀg."""
@@ -52,6 +60,8 @@ class HalfInversion:
     """Lanczos ends once J u differs by less than this, relatively, from what half the steps gave."""
     memory: int | None = None
     """Bytes that K and its eigenvectors may take; above, `auto` means lanczos, which then works on J itself."""
+    damping: float = 0.0
+    """λ, relative to the square of the largest singular value."""
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.exponent):
@@ -68,6 +78,23 @@ class HalfInversion:
             raise ValueError(f"krylov_steps must be at least 1: {self.krylov_steps}")
         if not self.krylov_tolerance >= 0:
             raise ValueError(f"krylov_tolerance must not be negative: {self.krylov_tolerance}")
+        if not (math.isfinite(self.damping) and self.damping >= 0):
+            raise ValueError(f"damping must be a finite number, not negative, e.g. 1e-3: {self.damping}")
+        if self.algorithm == "cholesky" and not self.solvable:
+            raise ValueError(
+                f"algorithm cholesky solves (K + λ s_max²) q = g: give exponent -1, truncation 0 and a damping of at "
+                f"least {LEAST_DAMPING:g}, not {self.exponent}, {self.truncation} and {self.damping}"
+            )
+
+    @property
+    def solvable(self) -> bool:
+        """Whether the update is the solution of one linear system, which takes no eigenvalues."""
+        return self.exponent == -1.0 and self.truncation == 0.0 and self.damping >= LEAST_DAMPING
+
+    @property
+    def resolved(self) -> bool:
+        """Whether K in float64 shows all of the spectrum that matters."""
+        return self.damping >= RESOLVED**2 or (self.truncation_mode == "relative" and self.truncation >= RESOLVED)
 
     def steps(self, side: int) -> int:
         """Lanczos steps at most for K of this side."""
@@ -78,7 +105,12 @@ class HalfInversion:
         """The algorithm for an n x p Jacobian: the one asked for, or the one that `auto` means."""
         if self.algorithm != "auto":
             return self.algorithm
-        return choose(n, p, dtype, self.truncation, self.truncation_mode, device, self.memory)
+        # What is resolved by its damping is so by a truncation of nothing.
+        truncation = max(self.truncation, RESOLVED) if self.resolved else self.truncation
+        mode = "relative" if self.resolved else self.truncation_mode
+        name = choose(n, p, dtype, truncation, mode, device, self.memory)
+        # A GPU finds s_max and solves at the price of all eigenvectors; a CPU factors in a fifth of the time.
+        return "cholesky" if self.solvable and name == "tridiagonal" else name
 
 
 class Report(NamedTuple):
@@ -97,8 +129,10 @@ class Report(NamedTuple):
     """Relative difference of J u from what half the Lanczos steps gave: an upper estimate of its error."""
 
     def named(self, algorithm: str) -> dict[str, Any]:
-        """By name; the Krylov entries only where there was a Krylov space."""
+        """By name; the Krylov entries only where there was a Krylov space, a rank where there was a spectrum."""
         entries = self._asdict()
+        if algorithm == "cholesky":
+            return {"largest_singular_value": self.largest_singular_value}
         if algorithm != "lanczos":
             del entries["krylov_steps"], entries["krylov_change"]
         return entries
@@ -148,24 +182,28 @@ def check_gram_precision(dtype: str, options: HalfInversion) -> None:
 
 
 def gram_weights(eigenvalues: np.ndarray, options: HalfInversion, power: float) -> tuple[np.ndarray, Report]:
-    """λ^power of the kept eigenvalues λ = s² (ascending) of a Gram matrix, zero for the others."""
+    """(s² + damping)^power of the kept eigenvalues s² (ascending) of a Gram matrix, zero for the others."""
     largest = max(float(eigenvalues[-1]), 0.0)
     wanted = options.truncation**2 * (largest if options.truncation_mode == "relative" else 1.0)
-    floor = RESOLVED**2 * largest
+    floor = 0.0 if options.damping >= RESOLVED**2 else RESOLVED**2 * largest
     kept = eigenvalues > max(wanted, floor)
     weights = np.zeros_like(eigenvalues)
-    weights[kept] = eigenvalues[kept] ** power
+    weights[kept] = (eigenvalues[kept] + options.damping * largest) ** power
     resolved = wanted >= floor or not np.any(eigenvalues <= floor)
     return weights, _report(np.sqrt(eigenvalues[kept]), math.sqrt(largest), math.sqrt(max(wanted, floor)), resolved)
 
 
 def singular_weights(values: np.ndarray, options: HalfInversion) -> tuple[np.ndarray, Report]:
-    """s^exponent of the kept singular values (descending), zero for the others."""
+    """s^exponent, or its damped form, of the kept singular values (descending), zero for the others."""
     largest = float(values[0])
     cut = options.truncation * (largest if options.truncation_mode == "relative" else 1.0)
     kept = values > cut
     weights = np.zeros_like(values)
-    weights[kept] = values[kept] ** options.exponent
+    if options.damping:
+        damped = values[kept] ** 2 + options.damping * largest**2
+        weights[kept] = values[kept] * damped ** ((options.exponent - 1) / 2)
+    else:
+        weights[kept] = values[kept] ** options.exponent
     return weights, _report(values[kept][::-1], largest, cut, True)
 
 

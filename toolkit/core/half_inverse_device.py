@@ -37,10 +37,11 @@ def half_invert_gram(xp: Any, gram: Any, vector: Any, options: HalfInversion) ->
     values, vectors = xp.eigh(xp.where(finite, gram, xp.zeros_like(gram)))
     largest = xp.maximum(values[-1], xp.zeros_like(values[-1]))
     wanted = options.truncation**2 * (largest if options.truncation_mode == "relative" else xp.ones_like(largest))
-    floor = RESOLVED**2 * largest
+    floor = 0.0 * largest if options.damping >= RESOLVED**2 else RESOLVED**2 * largest
     cut = xp.maximum(wanted, floor)
     kept = values > cut
-    weights = xp.where(kept, xp.where(kept, values, xp.ones_like(values)) ** ((options.exponent - 1) / 2), 0.0)
+    damped = xp.where(kept, values + options.damping * largest, xp.ones_like(values))
+    weights = xp.where(kept, damped ** ((options.exponent - 1) / 2), 0.0)
     resolved = (wanted >= floor) | xp.all(values > floor)
     q = xp.matmul(vectors, weights * xp.matmul(vector, vectors))
     q = xp.where(finite, q, xp.full_like(q, float("nan")))
@@ -53,7 +54,12 @@ def by_svd(xp: Any, jacobian: Any, gradient: Any, options: HalfInversion) -> tup
     left, values, right = xp.svd(xp.where(finite, jacobian, xp.zeros_like(jacobian)))
     cut = options.truncation * (values[0] if options.truncation_mode == "relative" else xp.ones_like(values[0]))
     kept = values > cut
-    weights = xp.where(kept, xp.where(kept, values, xp.ones_like(values)) ** options.exponent, 0.0)
+    safe = xp.where(kept, values, xp.ones_like(values))
+    if options.damping:
+        filtered = safe * (safe**2 + options.damping * values[0] ** 2) ** ((options.exponent - 1) / 2)
+    else:
+        filtered = safe**options.exponent
+    weights = xp.where(kept, filtered, 0.0)
     u = xp.matmul(weights * xp.matmul(gradient, left), right)
     u = xp.where(finite, u, xp.full_like(u, float("nan")))
     return u, _report(xp, values, kept, values[0], cut, values[0] >= 0)

@@ -7,6 +7,7 @@ K is symmetric of the smaller side and accumulated in float64 from pieces of J, 
 float64 copy; both products with J are float64 by pieces too, because rounding there reaches every direction of u.
 K^p g needs no eigenvectors of K: with K = Q T Qᵀ, T tridiagonal, it is Q T^p Qᵀ g, where Q is applied as Householder
 reflections and only T is diagonalised (LAPACK sytrd, ormqr, stevd; Golub & Van Loan, Matrix Computations, 8.3-8.4).
+Large K of which nothing is cut off need no decomposition at all (`half_inverse_smooth`).
 
 Anything not finite gives NaN everywhere, never a number.
 """
@@ -20,11 +21,13 @@ import numpy as np
 from scipy import linalg
 
 from toolkit.core.half_inverse_choice import FAILED, HalfInversion, Report, gram_weights, singular_weights
-from toolkit.core.half_inverse_lanczos import lanczos
+from toolkit.core.half_inverse_lanczos import lanczos, largest_eigenvalue
+from toolkit.core.half_inverse_smooth import by_extended_krylov
 
 Array = np.ndarray
 symv, syrk = linalg.get_blas_funcs(("symv", "syrk"), dtype=np.float64)
 sytrd, sytrd_lwork, ormqr = linalg.get_lapack_funcs(("sytrd", "sytrd_lwork", "ormqr"), dtype=np.float64)
+potrf, potrs = linalg.get_lapack_funcs(("potrf", "potrs"), dtype=np.float64)
 PIECE = 2**18
 """Elements of J converted to float64 at a time for a product with a vector; 2 MB stay in cache."""
 TILE = (128, 1024)
@@ -62,12 +65,14 @@ def half_invert_gram(gram: Array, vector: Array, options: HalfInversion, algorit
         return np.full(len(vector), np.nan), FAILED
     if algorithm == "lanczos":
         return by_lanczos(lambda v: symv(1.0, gram, v, lower=1), vector, options)
+    if algorithm == "cholesky":
+        return by_cholesky(gram, vector, options)
     power = (options.exponent - 1) / 2
     if algorithm == "gram" or len(vector) < 3:  # reflections need three rows
         values, vectors = linalg.eigh(gram, driver="evd", overwrite_a=True, check_finite=False)
         weights, report = gram_weights(values, options, power)
         return vectors @ (weights * (vectors.T @ vector)), report
-    return by_tridiagonal(gram, vector, options, power)
+    return by_extended_krylov(gram, vector, options, power) or by_tridiagonal(gram, vector, options, power)
 
 
 def half_invert_given_gram(gram: Array, vector: Array, options: HalfInversion, algorithm: str) -> tuple[Array, Report]:
@@ -106,6 +111,20 @@ def by_tridiagonal(gram: Array, vector: Array, options: HalfInversion, power: fl
     x = vectors @ (weights * (vectors.T @ x))
     x[1:] = ormqr("L", "N", below, scales, x[1:, None], 64)[0][:, 0]
     return x, report
+
+
+def by_cholesky(gram: Array, vector: Array, options: HalfInversion) -> tuple[Array, Report]:
+    """(K + λ s_max²)⁻¹ v without any decomposition but one triangular; zero for K = 0."""
+    n = len(vector)
+    largest = largest_eigenvalue(lambda v: symv(1.0, gram, v, lower=1), n)
+    report = Report(float(n), float(np.sqrt(largest)), *[0.0] * 2, resolved=1.0, krylov_steps=0.0, krylov_change=0.0)
+    if largest == 0.0:
+        return np.zeros(n), report._replace(kept_rank=0.0)
+    gram[np.diag_indices(n)] += options.damping * largest
+    factor, failed = potrf(gram, lower=1, overwrite_a=1, clean=0)
+    if failed:
+        return np.full(n, np.nan), FAILED
+    return potrs(factor, np.array(vector, dtype=np.float64), lower=1)[0], report
 
 
 def by_svd(jacobian: Array, gradient: Array, options: HalfInversion, dtype: Any) -> tuple[Array, Report]:

@@ -23,9 +23,11 @@ from typing import Any
 import numpy as np
 from scipy import linalg
 
-from toolkit.core.half_inverse_choice import FAILED, HalfInversion, Report, gram_weights
+from toolkit.core.half_inverse_choice import FAILED, LARGEST_KRYLOV_SPACE, HalfInversion, Report, gram_weights
 
 CHECK_EVERY = 10
+CONVERGED = 1e-8
+"""Residual of an eigenvalue, relative to it, at which it counts as found."""
 BREAKDOWN = 1e-14
 """Off-diagonal entry, relative to the largest diagonal one, at which the Krylov space is complete: squares of
 singular values that K resolves are as large."""
@@ -59,6 +61,34 @@ def lanczos(
             history.append(output)
             if ended or report.krylov_change < options.krylov_tolerance:
                 return basis[:steps], norm * y, report
+        basis[steps] = w / beta
+
+
+def largest_eigenvalue(product: Callable[[Any], Any], n: int) -> float:
+    """Of K (n, n), with a residual of 1e-8 of it.
+
+    The error is the square of that where the next eigenvalue lies clearly below, and never more than it.
+    """
+    return ritz_values(product, n)[1]
+
+
+def ritz_values(product: Callable[[Any], Any], n: int) -> tuple[float, float]:
+    """(an upper bound of the smallest eigenvalue, the largest) of K (n, n), by Lanczos' recursion from a random vector
+    until the largest has converged."""
+    limit = min(n, LARGEST_KRYLOV_SPACE)
+    basis, diagonal, off_diagonal = np.empty((limit + 1, n)), [], []
+    start = np.random.default_rng(0).standard_normal(n)
+    basis[0] = start / np.linalg.norm(start)
+    while True:
+        w, alpha, beta = extended(product, basis[: len(diagonal) + 1])
+        diagonal.append(alpha)
+        steps = len(diagonal)
+        ended = beta <= BREAKDOWN * max(diagonal) or steps == limit
+        if ended or steps % CHECK_EVERY == 0:
+            values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(off_diagonal, 1) + np.diag(off_diagonal, -1))
+            if ended or beta * abs(vectors[-1, -1]) <= CONVERGED * values[-1]:
+                return float(values[0]), max(float(values[-1]), 0.0)
+        off_diagonal.append(beta)
         basis[steps] = w / beta
 
 

@@ -169,7 +169,7 @@ class JaxBackend:
         jax.block_until_ready(tree)
 
     def network(self, architecture: Any) -> JaxNetwork:
-        return JaxNetwork(architecture)
+        return JaxNetwork(architecture, lines_as_products=self._device.platform == "cpu")
 
     def optimizer(self, kind: str, options: Mapping[str, Any], learning_rate: Any) -> Any:
         return make_optimizer(kind, options, learning_rate)

@@ -9,6 +9,7 @@ from typing import Any
 from toolkit.core.errors import DivergenceError
 from toolkit.physics.inverse import tensors
 from toolkit.physics.layout import Layout
+from toolkit.training.diagnosis import BOUNDED, activations
 from toolkit.training.problem import Natives, Problem
 
 SMALLER = "lower time.dt, or start from smaller values"
@@ -46,9 +47,17 @@ def check(problem: Problem, measured: Mapping[str, float], where: str, advice: s
 
 
 def descriptions(problem: Problem) -> dict[str, tuple[str, str]]:
-    """Long name and units of each monitor and metric of the plugin, for `metrics.nc`."""
+    """Long name and units of each monitor, metric of the plugin and saturation, for `metrics.nc`."""
     described = {monitor.name: (monitor.long_name, monitor.units) for monitor in problem.monitors}
     for metric in problem.plugin.control_metrics:
         described[metric.name] = (f"{metric.long_name}, mean over validation samples", metric.units)
         described[f"train_{metric.name}"] = (f"{metric.long_name}, mean over the batch", metric.units)
+    for label, kind in activations(problem):
+        what = "saturated entries" if kind in BOUNDED else "units dead on all of them"
+        described[saturation_metric(label)] = (f"share of {what}, {kind} {label}, validation samples", "1")
     return described
+
+
+def saturation_metric(label: str) -> str:
+    """Name in `metrics.nc` for the activation `<network>/<layer>`."""
+    return f"saturation_{label.replace('/', '_')}"

@@ -200,6 +200,10 @@ def _verdict(found: Findings, candidate: Candidate) -> tuple[str, str]:
             return (POOR if _dear(candidate) else POSSIBLE), (
                 "inverts every singular value that is kept: small ones carry noise far, so hig is the safer half"
             )
+        case "levenberg_marquardt":
+            return (POOR if _dear(candidate) else POSSIBLE), (
+                "damps small singular values instead of cutting them off; its damping has to be tried"
+            )
         case "stable_bptt":
             if found.flow == "exploding":
                 return SUITS, "gradients explode through time; it removes the paths by which they do"
@@ -252,7 +256,7 @@ def _dear(candidate: Candidate) -> bool:
     return candidate.cost is None or not candidate.cost.ratio <= AFFORDABLE
 
 
-_RANK = ("sip", "hig", "dp", "supervised", "gauss_newton", "stable_bptt")
+_RANK = ("sip", "hig", "dp", "supervised", "levenberg_marquardt", "gauss_newton", "stable_bptt")
 
 
 def _rank(found: Findings, candidate: Candidate) -> tuple[int, bool, bool]:

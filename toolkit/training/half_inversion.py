@@ -2,7 +2,8 @@
 
     direction = V diag(s^κ [s > τ s_max]) Uᵀ g,   J = ∂y/∂θ = U diag(s) Vᵀ of the whole batch,   g = ∂L/∂y
 
-κ = −1/2 gives half-inverse gradients, −1 Gauss–Newton, +1 the plain gradient. L enters by its gradient in y, so any
+κ = −1/2 gives half-inverse gradients, −1 Gauss–Newton, +1 the plain gradient; with a damping λ in place of the
+truncation, κ = −1 is Levenberg–Marquardt, whose filter is s / (s² + λ s_max²). L enters by its gradient in y, so any
 loss will do. L is summed over the batch: published learning rates, which hold for means, are to be divided by B for a
 loss whose gradient is linear, as the direction is linear in g. Schnell, Holl, Thuerey: Half-Inverse Gradients for
 Physical Deep Learning, ICLR 2022, Eq. 5.
@@ -22,7 +23,7 @@ from toolkit.core.half_inverse import HalfInversion, factored_gram, half_invert,
 from toolkit.core.half_inverse_choice import RESOLVED, Algorithm
 from toolkit.physics.inverse import flatten, unflatten
 from toolkit.physics.inverse import size as scalars
-from toolkit.training import batch_jacobian, inversion_plan
+from toolkit.training import batch_jacobian, inversion_plan, step_jacobians
 from toolkit.training.batch_jacobian import BatchMap
 from toolkit.training.inversion_plan import JacobianSize, Plan
 from toolkit.training.problem import Batch, Natives, Problem
@@ -138,7 +139,17 @@ class HalfInverseRule:
         def observe(x: Any) -> Any:
             return flatten(problem.observe(unflatten(x, layouts, b), batch.context), problem.observations, b)
 
-        return BatchMap(problem, control, observe, scalars(layouts) < scalars(problem.observations))
+        narrow = scalars(layouts) < scalars(problem.observations)
+        samples = next((int(value.shape[0]) for value in x.values()), 1)
+        if narrow or not step_jacobians.applies(problem, tuple(layouts), samples):
+            return BatchMap(problem, control, observe, narrow)
+        # What maps the steps is a traced step.
+        problem.prepare(batch)
+
+        def by_steps(x: Any) -> tuple[Any, Any]:
+            return step_jacobians.value_and_jacobian(problem, x, layouts, batch.context)
+
+        return BatchMap(problem, control, observe, outer_rows=by_steps)
 
 
 def _size(batch_map: BatchMap, params: Natives, shape: tuple[int, int]) -> JacobianSize:
@@ -169,17 +180,20 @@ def invert_samples(xp: Any, j: Any, gradient: Any, options: HalfInversion) -> tu
         left, s, right = xp.svd(j)
         cut = options.truncation * (xp.max(s, axis=1)[:, None] if relative else xp.ones_like(s))
         kept = xp.logical_and(s > cut, s > 0)
-        weights = _powers(xp, s, kept, options.exponent)
+        if options.damping:
+            damped = s**2 + options.damping * (xp.max(s, axis=1)[:, None] * xp.ones_like(s)) ** 2
+            weights = s * _powers(xp, damped, kept, (options.exponent - 1) / 2)
+        else:
+            weights = _powers(xp, s, kept, options.exponent)
         u = xp.einsum("bkj,bk->bj", right, weights * xp.einsum("bik,bi->bk", left, gradient))
     else:
         gram = xp.einsum("bij,bkj->bik", j, j) if wide else xp.einsum("bji,bjk->bik", j, j)
         values, vectors = xp.eigh(gram)
         largest = xp.max(values, axis=1)[:, None] * xp.ones_like(values)
-        cut = xp.maximum(
-            options.truncation**2 * (largest if relative else xp.ones_like(largest)), RESOLVED**2 * largest
-        )
+        floor = 0.0 if options.damping >= RESOLVED**2 else RESOLVED**2
+        cut = xp.maximum(options.truncation**2 * (largest if relative else xp.ones_like(largest)), floor * largest)
         kept = xp.logical_and(values > cut, values > 0)
-        weights = _powers(xp, values, kept, (options.exponent - 1) / 2)
+        weights = _powers(xp, values + options.damping * largest, kept, (options.exponent - 1) / 2)
         side = gradient if wide else xp.einsum("bij,bi->bj", j, gradient)
         inner = xp.einsum("bij,bj->bi", vectors, weights * xp.einsum("bij,bi->bj", vectors, side))
         u = xp.einsum("bij,bi->bj", j, inner) if wide else inner

@@ -12,10 +12,10 @@ that was asked for by name is taken, whatever it needs (`objection` says what wo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from toolkit.core.half_inverse_choice import ON_GRAM, RESOLVED, HalfInversion
+from toolkit.core.half_inverse_choice import ON_GRAM, HalfInversion
 
 Way = Literal["factored", "explicit", "products", "samples"]
 GIB = 2**30
@@ -69,7 +69,7 @@ class Plan:
     jacobian_bytes: int
     """0 where J is not formed."""
     gram_bytes: int
-    """Of J Jᵀ, with its eigenvectors where they are found; 0 where it is not formed."""
+    """Of J Jᵀ, with its factor or eigenvectors where they are found; 0 where it is not formed."""
     krylov_bytes: int
     """Of the basis of a Krylov space."""
     sweeps: int
@@ -84,10 +84,7 @@ def plan(size: JacobianSize, inversion: HalfInversion, factored: bool, memory: i
         return _by_samples(size, inversion)
     way = _way(size, inversion, factored, memory)
     n, p = (size.rows, size.rows) if way == "factored" else (size.rows, size.columns)
-    limited = HalfInversion(inversion.exponent, inversion.truncation, inversion.truncation_mode, memory=memory)
-    algorithm = (
-        inversion.algorithm if inversion.algorithm != "auto" else limited.algorithm_for(n, p, size.dtype, device)
-    )
+    algorithm = replace(inversion, memory=memory).algorithm_for(n, p, size.dtype, device)
     if way == "products":
         algorithm = "lanczos"
     elif way == "factored" and algorithm not in ON_GRAM:
@@ -105,22 +102,18 @@ def _way(size: JacobianSize, inversion: HalfInversion, factored: bool, memory: i
         # One product with J Jᵀ costs less than two sweeps.
         return "factored" if usable and 8 * size.rows**2 <= memory else "products"
     if usable and 24 * size.rows**2 <= memory:
-        exact = asked != "adaptive" and _resolved(inversion)
-        costs = [_costs(size, way, "tridiagonal", 0).operations for way in ("factored", "explicit")]
+        exact = asked != "adaptive" and inversion.resolved
+        solver = "cholesky" if inversion.solvable else "tridiagonal"
+        costs = [_costs(size, way, solver, 0).operations for way in ("factored", "explicit")]
         if not fits or (exact and costs[0] < costs[1]):
             return "factored"
     return "explicit" if fits or asked != "auto" else "products"
 
 
-def _resolved(inversion: HalfInversion) -> bool:
-    """Whether a Gram matrix shows all that is to be kept."""
-    return inversion.truncation_mode == "relative" and inversion.truncation >= RESOLVED
-
-
 def _by_samples(size: JacobianSize, inversion: HalfInversion) -> Plan:
     """Eigenvectors of the Gram matrices of all samples where they resolve the truncation, else a thin SVD of each."""
     named = {"svd": "svd64", "svd64": "svd64", "adaptive": "svd64", "auto": ""}.get(inversion.algorithm, "gram")
-    algorithm = named or ("gram" if _resolved(inversion) else "svd64")
+    algorithm = named or ("gram" if inversion.resolved else "svd64")
     side, other = sorted((size.outputs, size.columns))
     work = size.samples * (side**2 * other + 9 * side**3) * (1.0 if algorithm == "gram" else 4.0)
     return Plan("samples", algorithm, size.bytes, size.gram_bytes, 0, min(size.outputs, size.controls), work)
@@ -139,8 +132,9 @@ def _costs(size: JacobianSize, way: Way, algorithm: str, steps: int) -> Plan:
         assembly = 0.0 if way == "products" else assembly + 2.0 * steps * side**2
         sweeps = 2 * steps if way == "products" else sweeps
         return Plan(way, algorithm, held, gram, krylov, sweeps, assembly + 4.0 * steps**2 * n)
-    solve = (3.0 if algorithm in ("tridiagonal", "adaptive") else 9.0) * side**3
-    return Plan(way, algorithm, held, 24 * side**2, 0, sweeps, assembly + solve)
+    solve = {"cholesky": 1.0 / 3.0, "tridiagonal": 3.0, "adaptive": 3.0}.get(algorithm, 9.0) * side**3
+    matrices = 2 if algorithm == "cholesky" else 3
+    return Plan(way, algorithm, held, 8 * matrices * side**2, 0, sweeps, assembly + solve)
 
 
 def objection(plan: Plan, size: JacobianSize, inversion: HalfInversion, memory: int, machine: float) -> str | None:

@@ -7,7 +7,8 @@ K iterations of a solver; a half-inversion also decomposes the Jacobian of the b
     sip               1       with a solver of the PDE (the inverse for the backward pass), or with `gradient`
                       1 + n   with Newton's method, for the Hessian
                       1 + K   with gauss_newton (J v and Jᵀ w per iteration), lbfgs; K with accumulated_gradient
-    hig, gauss_newton 1 + d   pullbacks, and the decomposition; 1 + 2K products with Lanczos
+    hig, gauss_newton, levenberg_marquardt
+                      1 + d   pullbacks, and the decomposition; 1 + 2K products with Lanczos
 
 Passes that run at once for all samples and outputs share their overhead, so counts are upper estimates on small
 problems; decompositions take their multiplications at the rate of a matrix product on this machine.
@@ -89,7 +90,7 @@ def count_cost(rule: str, solver: str | None, options: Any, setting: Setting) ->
             return Cost(1.0, "at most: no backward pass through the physics")
         case "sip" if solver is not None:
             return _of_solver(solver, options, setting.sizes.controls)
-        case "hig" | "gauss_newton":
+        case "hig" | "gauss_newton" | "levenberg_marquardt":
             return _of_half_inversion(options, setting)
     return None
 
@@ -122,7 +123,10 @@ def _of_half_inversion(options: Any, setting: Setting) -> Cost:
         direct=not size.parameters,
     )
     algorithm = "auto" if options.algorithm == "factored" else options.algorithm
-    inversion = HalfInversion(options.exponent, options.truncation, options.truncation_mode, algorithm)
+    if isinstance(damping := getattr(options, "damping", None), float):
+        inversion = HalfInversion(-1.0, 0.0, algorithm=algorithm, damping=damping)
+    else:
+        inversion = HalfInversion(options.exponent, options.truncation, options.truncation_mode, algorithm)
     met = plan(jacobian, inversion, False, int(options.memory * 2**30), "cpu")
     work = met.operations / (setting.rate * setting.unit)
     what = "per sample" if jacobian.direct else f"of {jacobian.rows} x {jacobian.columns}"
