@@ -16,6 +16,7 @@ from toolkit.physics.layout import Layout
 from toolkit.physics.rollout import Controls
 from toolkit.scenario.describe import describe
 from toolkit.scenario.load import scenario_from_text
+from toolkit.training.problem import batch_from_tree
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
 HANGING = PLUGIN.samplers["hanging"]
@@ -227,41 +228,71 @@ def deterministic(case: Any, backend: Any, gain: float) -> None:
         case.params[f"controller/{name}.bias"] = backend.array(0.1 * np.cos(np.arange(outputs) + layer))
 
 
-@pytest.mark.parametrize(
-    ("gain", "loss", "norm"), [(1, 1.976350535025, 0.1249448431), (100, 1.574091519008, 32.61845785)]
-)
-def test_published_gradient_of_a_controller(backend, gain, loss, norm):
+NORMS = {
+    "full": (0.1249448431, 32.61845785),
+    "physics": (0.1223754919, 70.72168719),
+    "network": (1.377249927e-4, 0.07486700036),
+    "stopped": (1.377154742e-4, 0.08024243544),
+    "combined": (0.1223754741, 58.10609476),
+}
+"""Published norms of the directions at the gains 1 and 100 of the last layer."""
+LOSSES, KEPT, COSINES = (1.976350535025, 1.574091519008), (0.998318, 0.623306), (0.99995236, 0.37409522)
+
+
+@pytest.mark.parametrize("flow", NORMS)
+def test_published_directions_of_a_controller(backend, flow):
     """One pole: positions, angles and velocities stand in the published order."""
-    case = built(TEXT, backend)
-    deterministic(case, backend, gain)
-    found = updated(case)
-    # The reference takes means over the batch, to ten digits.
-    assert found["loss"][""] / 4 == pytest.approx(loss, rel=1e-11)
-    squares = sum(np.sum((value / 4) ** 2) for value in found["direction"].values())
-    # A hundred steps of feedback stretch rounding a thousandfold at the large gain.
-    assert squares**0.5 == pytest.approx(norm, rel=1e-9)
-
-
-@pytest.mark.parametrize("backend", ["torch"], indirect=True)
-@pytest.mark.parametrize(
-    ("flow", "norm"),
-    [
-        ("full", 32.61845785),
-        ("physics", 70.72168719),
-        ("network", 0.07486700036),
-        ("stopped", 0.08024243544),
-        ("combined", 58.10609476),
-    ],
-)
-def test_published_directions_of_all_flows_at_the_large_gain(backend, flow, norm):
     case = built(TEXT.replace("type: dp", f"type: stable_bptt, flow: {flow}"), backend)
+    found = {}
+
+    def update(params: Any, tree: Any) -> Any:
+        result = case.trainer.rule(case.problem, params, case.buffers, batch_from_tree(tree))
+        return dict(result.direction), result.loss, dict(result.metrics)
+
+    program = None
+    for gain in (1, 100):
+        deterministic(case, backend, gain)
+        arguments = (case.params, case.validation.tree())
+        program = program or backend.compile(update, *arguments)
+        found[gain] = program(*arguments)
+    for (direction, loss, metrics), norm, *expected in zip(
+        found.values(), NORMS[flow], LOSSES, KEPT, COSINES, strict=True
+    ):
+        # The reference takes means over the batch, to ten digits; here they are sums.
+        assert float(loss) / 4 == pytest.approx(expected[0], rel=1e-11)
+        flat = np.concatenate([backend.numpy(value).ravel() / 4 for value in direction.values()])
+        # A hundred steps of feedback stretch rounding a thousandfold at the large gain.
+        assert np.linalg.norm(flat) == pytest.approx(norm, rel=1e-9)
+        if flow == "combined":
+            # Six and eight digits are given.
+            assert float(metrics["kept_share"]) == pytest.approx(expected[1], abs=6e-7)
+            assert float(metrics["cosine"]) == pytest.approx(expected[2], abs=6e-9)
+
+
+def test_the_vote_keeps_what_climbs_least_at_the_large_gain(backend):
+    """⟨G, C⟩ = 1097.88 and ⟨G, M⟩ = 862.975, as published for means over the batch."""
+    case = built(TEXT.replace("type: dp", "type: stable_bptt, flow: combined"), backend)
     deterministic(case, backend, 100)
-    direction = np.concatenate([value.ravel() / 4 for value in updated(case)["direction"].values()])
-    # As above.
-    assert np.linalg.norm(direction) == pytest.approx(norm, rel=1e-9)
-    if flow == "combined":
-        # The reference gives six digits.
-        assert np.mean(direction != 0) == pytest.approx(0.623306, abs=6e-7)
+    combined = updated(case)["direction"]
+    case = built(TEXT.replace("type: dp", "type: stable_bptt, flow: full"), backend)
+    deterministic(case, backend, 100)
+    full = updated(case)["direction"]
+    assert sum(np.sum(full[n] * combined[n]) for n in full) / 16 == pytest.approx(1097.88, abs=6e-3)
+    # cos(M, G) |M| |G|, from the test above.
+    assert COSINES[1] * NORMS["full"][1] * NORMS["physics"][1] == pytest.approx(862.975, abs=6e-4)
+
+
+def test_an_output_layer_of_zeros_leaves_one_direction_in_that_layer_alone(backend):
+    case = built(TEXT.replace("type: dp", "type: stable_bptt"), backend)
+    zeros = {name: 0 * value if "/out." in name else value for name, value in case.params.items()}
+    update = case.trainer.rule(case.problem, zeros, case.buffers, case.validation)
+    direction = {name: backend.numpy(value) for name, value in update.direction.items()}
+    assert sum(value.size for value in direction.values()) == 10_701
+    assert sum(np.count_nonzero(value) for value in direction.values()) == 101
+    assert all(np.any(value) == ("/out." in name) for name, value in direction.items())
+    # G = M = C: what is kept is everything but the zeros, and the angle between M and G is none.
+    assert float(update.metrics["cosine"]) == pytest.approx(1, rel=1e-12)
+    assert float(update.metrics["physics_norm"]) == pytest.approx(float(update.metrics["full_norm"]), rel=1e-12)
 
 
 # --- loss and sampler ---------------------------------------------------------------------------------------------
