@@ -9,10 +9,11 @@ from toolkit.core.errors import ScenarioError, StorageError
 from toolkit.runs.directory import SWEEP_FILE, find, members
 from toolkit.runs.film import write_film
 from toolkit.runs.plots import write_plots
+from toolkit.runs.sweep_curves import write_sweep_curves
 from toolkit.runs.sweep_plot import write_sweep_plot
 
 
-def plot(run: str, out: Path, film: bool) -> int:
+def plot(run: str, out: Path, film: bool, sample: int) -> int:
     """Exit code 0; paths of the pictures on stdout."""
     found = find(run, out)
     directories = members(found)
@@ -21,12 +22,15 @@ def plot(run: str, out: Path, film: bool) -> int:
     for directory in directories:
         paths = write_plots(directory)
         if film:
-            paths.append(write_film(directory))
+            paths.append(write_film(directory, sample, console.say))
         for path in paths:
             console.result(str(path))
     if (found / SWEEP_FILE).is_file():
         try:
             console.result(str(write_sweep_plot(found)))
+            curves = write_sweep_curves(found)
+            if curves is not None:
+                console.result(str(curves))
         except StorageError as error:
             console.say(f"no picture of the sweep: {error}")
         console.hint(f"python -c \"import toolkit; print(toolkit.open_sweep('{found}'))\"")

@@ -13,6 +13,7 @@
 | `<field>_target`         | the same                            | target observation y*                     |
 | `<control>`              | the same                            | predicted control x                       |
 | `<control>_reference`    | the same                            | true control x*, where known              |
+| `<name>_untrained`       | the same                            | field or control before the first update  |
 | `<name>_re`, `<name>_im` | the same                            | parts of a complex array                  |
 | `train_loss`, …          | step                                | metrics; NaN where not recorded           |
 
@@ -39,13 +40,14 @@ APPENDABLE = (TIME, STEP)
 
 TARGET = "_target"
 REFERENCE = "_reference"
+UNTRAINED = "_untrained"
 REAL = "_re"
 IMAGINARY = "_im"
 LABEL = "_name"
 
 GRID = "grid"
 ROLE = "role"
-ROLES = ("state", "target", "control", "reference")
+ROLES = ("state", "target", "control", "reference", "untrained")
 
 CONVENTIONS = "CF-1.11, ACDD-1.3"
 COORDINATE = "coordinate"

@@ -17,6 +17,7 @@ from toolkit.core.errors import StorageError
 from toolkit.runs import atomic, names, panels
 from toolkit.runs.comparison import controls_of, field_comparison
 from toolkit.runs.open import StoredRun
+from toolkit.runs.trajectories import before_and_after, in_space, in_time, trajectories
 
 MAX_FRAMES = 5
 MAX_VARIABLES = 4
@@ -61,7 +62,8 @@ def _draw_metric(axes: Axes, metric: xr.DataArray, color: str) -> None:
 
 def simulation_frames(fields: xr.Dataset, frames: int = MAX_FRAMES) -> Figure:
     """A simulation: some frames in space, the space-time picture in one dimension, curves for an ODE."""
-    moving = [fields[n] for n in fields.data_vars if names.TIME in fields[n].dims][:MAX_VARIABLES]
+    known = [n for n in fields.data_vars if not str(n).endswith(names.UNTRAINED)]
+    moving = [fields[n] for n in known if names.TIME in fields[n].dims][:MAX_VARIABLES]
     if not moving:
         raise StorageError(f"no variable along {names.TIME} among {', '.join(map(str, fields.data_vars))}")
     moving = [panels.sample(array, 0) for array in moving]
@@ -116,6 +118,10 @@ def write_plots(run: Path) -> list[Path]:
             controls = controls_of(stored.fields)
             for name in controls:
                 drawn[f"comparison_{name}"] = field_comparison(stored.fields, name)
+            if in_time(stored.fields):
+                drawn["trajectories"] = trajectories(stored.fields)
+            if in_space(stored.fields):
+                drawn["before_and_after"] = before_and_after(stored.fields)
             if not controls and names.TIME in stored.fields.dims:
                 drawn["simulation"] = simulation_frames(stored.fields)
         folder = stored.directory.plots

@@ -1,6 +1,7 @@
 """What of a run goes into `fields.nc`: variables, coordinates and arrays for its three kinds.
 
-* network: `<field>` (sample, t, …), `<field>_target`, `<control>`, `<control>_reference`
+* network: `<field>` (sample, t, …), `<field>_target`, `<control>`, `<control>_reference`; where networks act in the
+  loop also `<field>_untrained`, `<control>_untrained`: the same before the first update
 * direct optimisation: `<control>` and `<field>` along `step`, start included; `sample` only where there is data
 * simulation: `<field>` along `t`, streamed; `sample` only where there is data
 """
@@ -24,6 +25,12 @@ from toolkit.runs.layout import (
     time_coordinate,
 )
 from toolkit.scenario.sections import Control, Sections
+
+SUFFIXES = {"target": names.TARGET, "reference": names.REFERENCE, "untrained": names.UNTRAINED}
+"""What a role adds to the name of a field or control."""
+
+Arrays = Mapping[str, Mapping[str, np.ndarray]]
+"""NumPy by group, and by field or key in it."""
 
 
 @dataclass(frozen=True)
@@ -104,25 +111,24 @@ class Contents:
         return name if units == "1" else f"{name}, in {units}"
 
     def control_variable(self, control: Control, before: tuple[str, ...], role: str = "control") -> Variable:
-        """The variable of a control or (role `reference`) of its true value."""
-        suffix = names.REFERENCE if role == "reference" else ""
+        """The variable of a control, of its true value (role `reference`) or of that before training (`untrained`)."""
         words = self.control_words(control)
         return Variable(
-            control.name + suffix,
+            control.name + SUFFIXES.get(role, ""),
             self.dims(self.field_of(control), before),
-            f"true {words}" if role == "reference" else words,
+            {"reference": f"true {words}", "untrained": f"{words} before training"}.get(role, words),
             self.control_units(control),
             dtype=self._dtype(self.field_of(control)),
             role=role,
         )
 
     def field_variable(self, spec: FieldSpec, before: tuple[str, ...], role: str = "state") -> Variable:
-        """The variable of a state field or (role `target`) of its target."""
-        target = role == "target"
+        """The variable of a state field, of its target (role `target`) or of that before training (`untrained`)."""
+        words = spec.long_name
         return Variable(
-            spec.name + (names.TARGET if target else ""),
+            spec.name + SUFFIXES.get(role, ""),
             self.dims(spec, before),
-            f"target of {spec.long_name}" if target else spec.long_name,
+            {"target": f"target of {words}", "untrained": f"{words} before training"}.get(role, words),
             spec.units,
             dtype=self._dtype(spec),
             role=role,
@@ -140,16 +146,15 @@ def frame_steps(steps: int, every: int) -> list[int]:
 
 
 def network_variables(
-    contents: Contents, arrays: Mapping[str, Mapping[str, np.ndarray]]
+    contents: Contents, arrays: Arrays, untrained: Arrays | None = None
 ) -> tuple[list[tuple[Variable, np.ndarray]], list[Coordinate]]:
     """Variables and coordinates of the validation samples; `arrays` has initial, states, controls, targets,
-    references as NumPy by field or key."""
+    references as NumPy by field or key, `untrained` the first three before the first update."""
     time = contents.sections.time
     frames = frame_steps(time.steps, contents.sections.output.every)
     result: list[tuple[Variable, np.ndarray]] = []
     for spec in contents.fields:
-        whole = np.concatenate([arrays["initial"][spec.name][:, None], arrays["states"][spec.name]], axis=1)
-        result.append((contents.field_variable(spec, (names.TIME,)), stored(spec, whole[:, frames])))
+        result.append(_course(contents, spec, arrays, frames, "state"))
         for kind in ("final", "trajectory"):
             target = arrays["targets"].get(f"{kind}.{spec.name}")
             if target is None:
@@ -160,15 +165,33 @@ def network_variables(
             before = (names.TIME,) if kind == "trajectory" else ()
             result.append((contents.field_variable(spec, before, "target"), stored(spec, target)))
     for control in contents.controls:
-        before = (names.TIME,) if control.role == "force" else ()
-        for group, role in (("controls", "control"), ("references", "reference")):
-            value = arrays[group].get(control.acts_on)
-            if value is not None:
-                value = _at_frames(value, frames) if control.role == "force" else value
-                value = stored(contents.field_of(control), value)
-                result.append((contents.control_variable(control, before, role), value))
+        result += _acting(contents, control, arrays["controls"], frames, "control")
+        result += _acting(contents, control, arrays["references"], frames, "reference")
+    if untrained is not None:
+        result += [_course(contents, spec, untrained, frames, "untrained") for spec in contents.fields]
+        for control in contents.controls:
+            result += _acting(contents, control, untrained["controls"], frames, "untrained")
     times = time_coordinate([step * time.dt for step in frames], "1")
     return result, [*contents.coordinates(), times]
+
+
+def _course(
+    contents: Contents, spec: FieldSpec, arrays: Arrays, frames: list[int], role: str
+) -> tuple[Variable, np.ndarray]:
+    """A field along t, its start included."""
+    whole = np.concatenate([arrays["initial"][spec.name][:, None], arrays["states"][spec.name]], axis=1)
+    return contents.field_variable(spec, (names.TIME,), role), stored(spec, whole[:, frames])
+
+
+def _acting(
+    contents: Contents, control: Control, values: Mapping[str, np.ndarray], frames: list[int], role: str
+) -> list[tuple[Variable, np.ndarray]]:
+    """A control where it is known; a force lies along t."""
+    value = values.get(control.acts_on)
+    if value is None:
+        return []
+    value = _at_frames(value, frames) if control.role == "force" else value
+    return [(contents.control_variable(control, _time(control), role), stored(contents.field_of(control), value))]
 
 
 def _at_frames(force: np.ndarray, frames: list[int]) -> np.ndarray:

@@ -26,6 +26,7 @@ from toolkit.runs.stopping import StopRequest
 from toolkit.scenario.build import Built
 from toolkit.scenario.sections import Sections
 from toolkit.training.calibration import calibrate
+from toolkit.training.diagnosis import SaturationCount, activation_inputs, activations
 from toolkit.training.loop import Evaluation, TrainState, evaluate, train
 from toolkit.training.problem import Batch, batch_from_tree
 
@@ -154,6 +155,7 @@ class Session:
         size = count if self.built.direct else max(1, min(self.sections.train.batch_size, count))
         totals: dict[str, float] = {}
         largest: dict[str, float] = {}
+        saturation = self._saturation_counts()
         for start in range(0, count, size):
             part = _part(batch, start, min(start + size, count))
             sums, measured = self._program("errors", state, part)
@@ -161,13 +163,22 @@ class Session:
                 totals[name] = totals.get(name, 0.0) + float(value)
             checked = monitors.check(problem, measured, f"validation after step {state.step}", ADVICE)
             largest = {name: max(value, largest.get(name, value)) for name, value in checked.items()}
+            met = self._program("activations", state, part) if saturation else {}
+            for label, z in met.items():
+                saturation[label].add(problem.backend.numpy(z))
         result = {name: value / count for name, value in totals.items()}
         for name, value in result.items():
             if not math.isfinite(value):
                 raise DivergenceError(
                     f"validation after step {state.step}: {name} is {value}; lower update.optimizer.learning_rate"
                 )
-        return state, result | largest
+        shares = {monitors.saturation_metric(label): count.share for label, count in saturation.items()}
+        return state, result | largest | shares
+
+    def _saturation_counts(self) -> dict[str, SaturationCount]:
+        """Empty ones by `<network>/<layer>`, none where nobody asked for them."""
+        wanted = activations(self.built.problem) if self.sections.output.activations else []
+        return {label: SaturationCount(kind) for label, kind in wanted}
 
     def _calibrated(self, state: TrainState) -> TrainState:
         if not state.buffers:
@@ -199,11 +210,14 @@ class Session:
         def fields(params: Any, buffers: Any, tree: Any) -> Any:
             return _parts(evaluate(problem, params, buffers, batch_from_tree(tree), record=not self.built.direct))
 
+        def activated(params: Any, buffers: Any, tree: Any) -> Any:
+            return activation_inputs(problem, params, buffers, batch_from_tree(tree))
+
         tree = batch.tree()
         key = (kind, _count(batch))
         if key not in self._programs:
             problem.prepare(batch)
-            function = errors if kind == "errors" else fields
+            function = {"errors": errors, "fields": fields, "activations": activated}[kind]
             self._programs[key] = problem.backend.compile(function, state.params, state.buffers, tree)
         return problem.backend.without_gradient(self._programs[key], state.params, state.buffers, tree)
 
@@ -215,16 +229,22 @@ class Session:
         self._frames.append(state.step, direct_frame(self._contents, parts["controls"], parts["final"]))
 
     def write_fields(self, state: TrainState) -> None:
-        """Write `fields.nc` of the first `output.samples` validation samples of a trained network."""
+        """Write `fields.nc` of the first `output.samples` validation samples of a trained network; where networks act
+        in the loop, what they did before the first update stands beside it."""
         batch, wanted = self.built.validation, self.sections.output.samples
         if self.built.direct or batch is None or wanted == 0:
             return
         batch = _part(batch, 0, min(wanted, _count(batch)))
         arrays = self._numpy(self._program("fields", state, batch))
         arrays |= self._numpy({"targets": batch.targets, "references": batch.references})
+        untrained = self._numpy(self._program("fields", self._untrained(), batch)) if self.built.problem.loop else None
         contents = Contents(self.sections, _count(batch))
-        variables, coordinates = network_variables(contents, arrays)
+        variables, coordinates = network_variables(contents, arrays, untrained)
         write_fields(self.directory.fields, variables, coordinates, self.attributes, self.sections.grid)
+
+    def _untrained(self) -> TrainState:
+        """The state that step 0 was validated with; a function of the seeds, so a resumed run has it too."""
+        return self._calibrated(TrainState(self.built.params, self.built.buffers, optimizer={}))
 
     def _numpy(self, groups: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, np.ndarray]]:
         b = self.built.problem.backend
