@@ -131,7 +131,8 @@ def draw(panels: Mapping[str, Mapping[str, Runner]], path: Path) -> None:
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("epoch")
     axes[0].set_ylabel("validation loss")
-    axes[-1].legend(fontsize=8)
+    handles, labels = axes[-1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
