@@ -10,6 +10,8 @@ from whole_runs import cli, write_scenario
 
 from toolkit.core.half_inverse_choice import HalfInversion
 from toolkit.scenario import extremes, forecast
+from toolkit.scenario.describe import describe
+from toolkit.scenario.load import scenario_from_text
 from toolkit.training.inversion_plan import GIB, JacobianSize, plan
 
 CHAIN = """\
@@ -151,3 +153,21 @@ def test_nothing_that_fits_is_refused_and_auto_never_is_for_its_matrices():
                 size = JacobianSize(samples, 8, columns, "float32", 8, width)
                 met = plan(size, HalfInversion(), False, GIB)
                 assert max(met.jacobian_bytes, met.gram_bytes) <= GIB
+
+
+def test_rematerialised_steps_need_less_memory():
+    text = """
+name: case
+pde: {type: oscillators}
+time: {steps: 400, dt: 0.01}
+controls: {drive: {acts_on: force.drive}}
+data: {type: uniform}
+networks: {f: {type: mlp, every_step: true, output: drive}}
+loss: {type: l2, on: final.state}
+update: dp
+run: {rematerialise: %s}
+"""
+    kept, root, long = (describe(scenario_from_text(text % word)).memory for word in ("null", "auto", "500"))
+    assert kept == long
+    # Of 400 steps 20 are kept whole, and of states the starts of 20 stretches beside them; parameters stay.
+    assert kept / 15 < root < kept / 8

@@ -52,7 +52,8 @@ class StoredRun:
 
     def close(self) -> None:
         """Close the files behind the datasets; what was not read by then is out of reach."""
-        for dataset in self._opened.values():
+        # The last one first: netCDF-C fails at the next open where files that were opened later are still open.
+        for dataset in reversed(self._opened.values()):
             dataset.close()
         self._opened.clear()
 

@@ -6,7 +6,6 @@ the scenario does not say, and everything random comes from a named stream of it
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from toolkit.networks.initialise import initialise
 from toolkit.physics.layout import Layout, field_layout
 from toolkit.physics.rollout import Rollout
 from toolkit.physics.sampling import draw
-from toolkit.scenario.layouts import control_layout, network_shape, observation_layout, timing
+from toolkit.scenario.layouts import control_layout, network_shape, observation_layout, rematerialised, timing
 from toolkit.scenario.sections import Control as ControlChoice
 from toolkit.scenario.sections import DataChoice, OptimizerChoice, ScheduleChoice, Sections, UpdateChoice
 from toolkit.training.data import (
@@ -128,13 +127,6 @@ def build_problem(sections: Sections, backend: Backend) -> Problem:
         solver=(solver.plugin, solver.options) if solver else None,
         monitors=tuple(m for m in plugin.monitors(parameters, grid) if not kinds & set(m.without)),
     )
-
-
-def rematerialised(sections: Sections) -> int | None:
-    """Steps that a backward pass computes again at a time; None: none."""
-    wanted = sections.run.rematerialise
-    # T/L states and L steps are kept: least where both are √T.
-    return math.isqrt(sections.time.steps - 1) + 1 if wanted == "auto" else wanted
 
 
 def architectures(sections: Sections) -> dict[str, Architecture]:

@@ -10,7 +10,7 @@ from toolkit.core.architecture import count_parameters, node_shapes
 from toolkit.physics.layout import field_layout
 from toolkit.physics.plugin import StabilityNumber
 from toolkit.scenario.forecast import batch_size, forecast
-from toolkit.scenario.layouts import control_layout, network_shape, observation_layout
+from toolkit.scenario.layouts import control_layout, network_shape, observation_layout, rematerialised
 from toolkit.scenario.problems import dotted
 from toolkit.scenario.scenario import Scenario, leaves
 from toolkit.scenario.sections import Sections
@@ -147,10 +147,12 @@ def _memory(
     sections: Sections, fields: tuple[FieldSummary, ...], networks: tuple[NetworkSummary, ...], trained: int
 ) -> int:
     """States of all steps of a batch, activations and parameters with what belongs to them."""
-    batch = batch_size(sections)
-    states = sum(field.size for field in fields) * (sections.time.steps if sections.update else 1)
+    batch, steps = batch_size(sections), sections.time.steps if sections.update else 1
+    # Of rematerialised stretches their starts are kept, and one of them whole.
+    kept = min(rematerialised(sections) or steps, steps)
+    states = sum(field.size for field in fields) * (kept if kept == steps else kept + steps // kept)
     physics = batch * states * COPIES_OF_STATE * BYTES[sections.physics_precision]
-    calls = {True: sections.time.steps, False: 1}
+    calls = {True: kept, False: 1}
     activations = sum(n.activations * calls[sections.networks[n.name].every_step] for n in networks)
     # Each activation and its gradient; each parameter, its gradient and up to two moments.
     return physics + (2 * batch * activations + 4 * trained) * BYTES[sections.network_precision]

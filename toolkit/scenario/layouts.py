@@ -6,6 +6,7 @@ some of them lie on the grid and some do not, all values of all of them are one 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from toolkit.networks.plugin import NetworkShape
@@ -18,6 +19,13 @@ from toolkit.training.channels import channel_count
 def timing(sections: Sections) -> Timing:
     """The time of the simulation, as samplers see it."""
     return Timing(sections.time.steps, sections.time.dt)
+
+
+def rematerialised(sections: Sections) -> int | None:
+    """Steps that a backward pass computes again at a time; None: it keeps them all."""
+    wanted = sections.run.rematerialise
+    # T/L states and L steps are kept: least where both are √T.
+    return math.isqrt(sections.time.steps - 1) + 1 if wanted == "auto" else wanted
 
 
 def control_layout(sections: Sections, control: Control) -> Layout:
