@@ -170,4 +170,4 @@ run: {rematerialise: %s}
     kept, root, long = (describe(scenario_from_text(text % word)).memory for word in ("null", "auto", "500"))
     assert kept == long
     # Of 400 steps 20 are kept whole, and of states the starts of 20 stretches beside them; parameters stay.
-    assert kept / 15 < root < kept / 8
+    assert kept / 20 < root < kept / 10
