@@ -154,7 +154,7 @@ def settings(chosen: argparse.Namespace) -> dict[str, tuple[str, dict[str, Any]]
                 {"loss.1.weight": rho, "run.seed": seed, "data.seed": seed},
             )
             for rho in chosen.penalties
-            for seed in chosen.seeds[:1]
+            for seed in chosen.seeds
         }
     return {
         f"quantum, level {level}, seed {seed}": (

@@ -1,0 +1,113 @@
+"""What `phinverse batch` gains and costs: 3 rules × 3 ξ × 2 seeds of the sine, one after the other and in parallel.
+
+    python benchmarks/batch.py [--steps 3000] [--backend jax]
+
+All three ways start from the shell, with one thread per process:
+
+    run                  the sweep in one process
+    batch --workers 1    the same, with the batch around it: its overhead
+    batch --workers 2    two processes: the speed-up; its numbers are compared with those of the first, bit for bit
+
+`members` is the sum of the members' own times (`started` to `finished` in run.json), `idle CPU` says how much of the
+machine others left to the measurement: with less than 90 % the figures are theirs as much as ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from toolkit import open_sweep
+from toolkit.runs.batch_process import environment
+
+SCENARIO = Path(__file__).resolve().parents[1] / "scenarios" / "sine.yaml"
+SWEEP = """\
+sweep:
+  rule:
+    sip: {}
+    adam: {update: {type: dp, optimizer: {type: adam, learning_rate: 1e-3}}}
+    sgd: {update: {type: dp, optimizer: {type: sgd, learning_rate: 1e-2/pde.xi**2/train.batch_size}}}
+  pde.xi: [1, 8, 32]
+  run.seed: [0, 1]
+"""
+TIMES = ("wall_seconds", "step_seconds", "compile_seconds")
+
+
+def scenario(folder: Path, steps: int, backend: str) -> Path:
+    """The sweep as a file."""
+    path = folder / "sine_batch.yaml"
+    train = f"train: {{steps: {steps}, validate_every: {steps}, checkpoint_every: {steps}}}"
+    path.write_text(
+        f"name: sine_batch\nextends: {SCENARIO}\n{train}\nrun: {{backend: {backend}, device: cpu}}\n"
+        f"output: {{plots: false}}\n{SWEEP}"
+    )
+    return path
+
+
+def measure(arguments: list[str], out: Path) -> tuple[Path, float, float]:
+    """(sweep directory, wall seconds, share of the CPU time of all cores that was used by nobody else)."""
+    command = [str(Path(sys.executable).with_name("phinverse")), *arguments, "--out", str(out), "--quiet"]
+    busy, began, spent = _busy(), time.monotonic(), os.times()
+    done = subprocess.run(command, env=environment(1), check=True, capture_output=True, text=True)
+    wall = time.monotonic() - began
+    ended = os.times()
+    own = ended.children_user + ended.children_system - spent.children_user - spent.children_system
+    others = max(0.0, _busy() - busy - own)
+    return Path(done.stdout.strip()), wall, 1 - others / (wall * (os.cpu_count() or 1))
+
+
+def _busy() -> float:
+    """Seconds that all cores together have worked since the machine was started."""
+    user, nice, system = (int(word) for word in Path("/proc/stat").read_text().split()[1:4])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
+
+
+def members(sweep: Path) -> list[float]:
+    """Seconds from start to end of each member."""
+    found = []
+    for file in sorted(sweep.glob("*/run.json")):
+        run = json.loads(file.read_text())
+        found.append((datetime.fromisoformat(run["finished"]) - datetime.fromisoformat(run["started"])).total_seconds())
+    return found
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether two sweeps have the same metrics but for the times."""
+    with open_sweep(one) as a, open_sweep(other) as b:
+        names = [str(name) for name in a.data_vars if name not in TIMES]
+        return all(np.array_equal(a[name].values, b[name].values, equal_nan=True) for name in names)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--backend", default="jax", choices=["torch", "jax"])
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        path = str(scenario(folder, options.steps, options.backend))
+        print(f"18 members of {options.steps} steps, {options.backend}, one thread per process")
+        print("way               | wall, s | members, s | wall / members | against run | same numbers | idle CPU")
+        first: tuple[Path, float] | None = None
+        for way in (["run"], ["batch", "--workers", "1"], ["batch", "--workers", "2"]):
+            sweep, wall, idle = measure([way[0], path, *way[1:]], folder / "-".join(way))
+            first = first or (sweep, wall)
+            total = sum(members(sweep))
+            print(
+                f"{' '.join(way):17s} | {wall:7.1f} | {total:10.1f} | {wall / total:14.3f} | {first[1] / wall:10.2f}x"
+                f" | {'yes' if same(first[0], sweep) else 'NO':12s} | {idle:7.0%}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
