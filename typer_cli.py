@@ -76,6 +76,36 @@ def run(
 
 
 @app.command()
+def batch(
+    scenarios: Annotated[list[str], typer.Argument(metavar="SCENARIO...", help="scenario files or shipped names")],
+    overrides: Set = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", metavar="N", min=1, help="processes; default: half the cores, or one per GPU"),
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", metavar="ADDRESS", help="a Dask cluster instead, as tcp://host:port")
+    ] = None,
+    out: Out = RUNS,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="begin members anew that failed in an earlier batch")
+    ] = False,
+    backend: Annotated[str | None, typer.Option(help="torch or jax")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, gpu or gpu:N")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32 or float64, for physics and networks")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of initial weights and batches")] = None,
+    steps: Annotated[int | None, typer.Option(help="updates; time steps of a plain simulation")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress, only the directories and failures")] = False,
+) -> None:
+    """Run many scenarios and sweeps in parallel processes; run again, it does what is missing."""
+    from toolkit.commands import batch as command
+
+    short = {"run.backend": backend, "run.device": device, "run.precision": precision, "run.seed": seed}
+    code = command.batch(scenarios, overrides or [], short, steps, workers, scheduler, out, retry_failed, quiet)
+    raise typer.Exit(code)
+
+
+@app.command()
 def resume(
     run_dir: RunDir,
     out: Out = RUNS,
@@ -169,12 +199,52 @@ def new(
 def plot(
     run_dir: RunDir,
     out: Out = RUNS,
-    film: Annotated[bool, typer.Option("--film", help="also write an animation (GIF) of the fields")] = False,
+    film: Annotated[bool, typer.Option("--film", help="also write an animation (GIF)")] = False,
+    sample: Annotated[int, typer.Option("--sample", min=0, help="the sample that it shows")] = 0,
 ) -> None:
     """Draw the pictures of a run anew."""
     from toolkit.commands import plot as command
 
-    raise typer.Exit(command.plot(run_dir, out, film))
+    raise typer.Exit(command.plot(run_dir, out, film, sample))
+
+
+@app.command()
+def compare(
+    directories: Annotated[
+        list[str], typer.Argument(metavar="DIR...", help="runs, sweeps, folders that hold some, ids, or 'last'")
+    ],
+    out: Out = RUNS,
+    figure: Annotated[
+        Path | None,
+        typer.Option("--figure", metavar="FILE", help="the picture; default: comparison.png beside the runs"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Runs side by side: losses, control errors, equal budgets, seconds, memory; table and picture."""
+    from toolkit.commands import compare as command
+
+    raise typer.Exit(command.compare(directories, out, figure, as_json))
+
+
+@app.command()
+def predict(
+    run_dir: RunDir,
+    source: Annotated[Path, typer.Option("--input", metavar="FILE", help="netCDF file of targets")],
+    output: Annotated[
+        Path, typer.Option("--output", metavar="FILE", help="netCDF file to write; replaced if it is there")
+    ],
+    out: Out = RUNS,
+    batch: Annotated[
+        int | None, typer.Option("--batch", metavar="N", help="samples at a time; default: as in training")
+    ] = None,
+    backend: Annotated[str | None, typer.Option(help="torch or jax; default: as in training")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, gpu or gpu:N")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress, only the path of the file")] = False,
+) -> None:
+    """Apply the trained networks of a run to the targets in a file, and simulate what follows."""
+    from toolkit.commands import predict as command
+
+    raise typer.Exit(command.predict(run_dir, out, source, output, batch, backend, device, quiet))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,20 @@ from whole_runs import HEAT, WAVE, cli, files, status, write_scenario
 from toolkit.commands import console
 from toolkit.commands.locate import shipped
 
-COMMANDS = ("run", "resume", "validate", "diagnose", "list", "schema", "devices", "new", "plot")
+COMMANDS = (
+    "run",
+    "batch",
+    "resume",
+    "validate",
+    "diagnose",
+    "compare",
+    "predict",
+    "list",
+    "schema",
+    "devices",
+    "new",
+    "plot",
+)
 SWEEP = (
     "output: {",
     "sweep: {run.seed: [0, 1], rule: {sip: {}, adam: {update: {type: dp}}}}\noutput: {",

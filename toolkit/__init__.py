@@ -60,8 +60,10 @@ if TYPE_CHECKING:
         Timing,
     )
     from toolkit.physics.time_inverse import invert_over_time
+    from toolkit.runs.compare_data import compare
     from toolkit.runs.execute import Run, run
     from toolkit.runs.open import open_run
+    from toolkit.runs.predict import Prediction, predict
     from toolkit.runs.sweeps import open_sweep
     from toolkit.scenario.load import load_scenario
     from toolkit.training.half_inversion import HalfInverseRule
@@ -118,8 +120,10 @@ _HOMES = {
         "Timing",
     ),
     "toolkit.physics.time_inverse": ("invert_over_time",),
+    "toolkit.runs.compare_data": ("compare",),
     "toolkit.runs.execute": ("Run", "run"),
     "toolkit.runs.open": ("open_run",),
+    "toolkit.runs.predict": ("Prediction", "predict"),
     "toolkit.runs.sweeps": ("open_sweep",),
     "toolkit.scenario.load": ("load_scenario",),
     "toolkit.training.half_inversion": ("HalfInverseRule",),
@@ -163,6 +167,7 @@ __all__ = [
     "PDEPlugin",
     "PhinverseError",
     "Polygon",
+    "Prediction",
     "Reshape",
     "Run",
     "RunError",
@@ -177,6 +182,7 @@ __all__ = [
     "UpdateRule",
     "UpdateRulePlugin",
     "Upsample",
+    "compare",
     "half_inverse",
     "implicit_diffusion",
     "invert_over_time",
@@ -186,6 +192,7 @@ __all__ = [
     "open_run",
     "open_sweep",
     "option",
+    "predict",
     "relative_residual",
     "require_supported",
     "residual_check",

@@ -27,7 +27,7 @@ def run(
     quiet: bool,
 ) -> int:
     """Exit code 0, or 3 where members of a sweep failed; other failures are raised."""
-    scenario = _load(scenario_path(path), overrides, short, steps)
+    scenario = load(scenario_path(path), overrides, short, steps)
     if dry_run:
         console.result(description(scenario))
         for cell in expand(scenario) if scenario.sections.sweep else ():
@@ -50,7 +50,8 @@ def run(
     return 0
 
 
-def _load(path: Path, overrides: list[str], short: Mapping[str, Any], steps: int | None) -> Scenario:
+def load(path: Path, overrides: list[str], short: Mapping[str, Any], steps: int | None) -> Scenario:
+    """The scenario of a file with what the command line changes; `steps`: updates, or those of a plain simulation."""
     given = [*overrides, *(f"{key}={value}" for key, value in short.items() if value is not None)]
     if steps is None:
         return load_scenario(path, given)

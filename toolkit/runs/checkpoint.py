@@ -97,6 +97,15 @@ def exists(directory: Path) -> bool:
     return (directory / STATE_FILE).exists()
 
 
+def remove(directory: Path) -> None:
+    """Delete the checkpoint and the one before it, if there are any."""
+    try:
+        for name in (PREVIOUS_FILE, STATE_FILE):
+            (directory / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise atomic.storage_error("remove", directory, error) from error
+
+
 def _read(directory: Path, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     content = atomic.read_json(directory / name)
     expected = content.pop("sha256", None) if isinstance(content, dict) else None

@@ -19,11 +19,11 @@ import xarray as xr
 from toolkit.core.backend import Backend, choose_device, devices, using
 from toolkit.core.errors import Interrupted, PhinverseError, ScenarioError
 from toolkit.core.solves import run_errors
-from toolkit.runs import atomic, checkpoint, monitors, record
+from toolkit.runs import atomic, checkpoint, monitors, peak_memory, record
 from toolkit.runs.datasets import global_attributes
 from toolkit.runs.directory import RunDirectory, create, create_cell
 from toolkit.runs.events import SILENT, Events
-from toolkit.runs.lock import locked
+from toolkit.runs.lock import DirectoryInUse, locked
 from toolkit.runs.metrics import read_metrics, write_metrics_nc
 from toolkit.runs.open import StoredRun, open_run
 from toolkit.runs.plots import write_plots
@@ -32,6 +32,7 @@ from toolkit.runs.samples import read_samples
 from toolkit.runs.session import Session
 from toolkit.runs.simulation import simulate
 from toolkit.runs.stopping import StopRequest, stop_requests
+from toolkit.runs.sweep_curves import write_sweep_curves
 from toolkit.runs.sweep_plot import write_sweep_plot
 from toolkit.runs.sweeps import write_sweep
 from toolkit.scenario.build import build
@@ -108,6 +109,39 @@ def run_sweep(
     return _run_cells(directory, cells, events, command or tuple(sys.argv))
 
 
+def complete(
+    path: Path,
+    scenario: Scenario,
+    events: Events = SILENT,
+    command: tuple[str, ...] = (),
+    retry_failed: bool = False,
+    device: str | None = None,
+    trust_lock: bool = False,
+) -> str:
+    """Do what a run directory lacks: begin it, go on from its checkpoint, or nothing; its status afterwards.
+
+    One that has failed is begun anew with `retry_failed` only. DirectoryInUse if another process works on it. `device`
+    takes the place of `run.device` in this process, where it may have another name. With `trust_lock` a run of another
+    host, which cannot be asked whether it lives, counts as interrupted once the lock is free.
+    """
+    directory = RunDirectory(path)
+    with locked(path):
+        # Looked at under the lock: another process may have finished it a moment ago.
+        before = directory_status(directory)
+        if before == "running" and not trust_lock:
+            raise DirectoryInUse(f"{path} is in use by another process; wait for it, or stop it first")
+        if before == "done" or (before == "failed" and not retry_failed):
+            return before
+        _run_locked(directory, scenario, events, command, before in ("interrupted", "running"), device)
+    _plot(directory, scenario, events)
+    return "done"
+
+
+def directory_status(directory: RunDirectory) -> str:
+    """The true status of a run directory, "" of one that has not begun."""
+    return record.observed(record.read(directory.record)).status if directory.record.is_file() else ""
+
+
 def resume(path: str | Path, events: Events = SILENT) -> Run:
     """Go on from the last checkpoint of a run; the result is that of an uninterrupted run."""
     directory = open_run(path).directory
@@ -141,7 +175,7 @@ def _run_cells(directory: RunDirectory, cells: list[Cell], events: Events, comma
     failed: dict[str, str] = {}
     for number, cell in enumerate(cells, start=1):
         member = create_cell(directory.path, cell.cell_id)
-        before = record.observed(record.read(member.record)).status if member.record.is_file() else ""
+        before = directory_status(member)
         if before in ("done", "running"):
             events.message(f"cell {number} of {len(cells)}: {cell.cell_id} is {before}")
             if before == "done":
@@ -160,16 +194,17 @@ def _run_cells(directory: RunDirectory, cells: list[Cell], events: Events, comma
             _log.debug("cell %s failed", cell.cell_id, exc_info=error)
             failed[cell.cell_id] = str(error) if isinstance(error, PhinverseError) else _reason(error)
             events.message(f"{cell.cell_id} failed: {failed[cell.cell_id]}")
-    _combine(directory, cells, events)
+    combine_cells(directory, cells, events)
     return Sweep(directory.path, tuple(done), failed)
 
 
-def _combine(directory: RunDirectory, cells: list[Cell], events: Events) -> None:
+def combine_cells(directory: RunDirectory, cells: list[Cell], events: Events) -> None:
     """Put the metrics of the members together, and draw them."""
     if write_sweep(directory.path) is None or not any(cell.scenario.sections.output.plots for cell in cells):
         return
     try:
         write_sweep_plot(directory.path)
+        write_sweep_curves(directory.path)
     except PhinverseError as error:
         # The results are complete without pictures.
         events.message(f"no picture of the sweep: {error}")
@@ -185,14 +220,39 @@ def _check_device(scenario: Scenario) -> None:
 
 
 def _run_in(directory: RunDirectory, scenario: Scenario, events: Events, command: tuple[str, ...], resume: bool) -> Run:
+    with locked(directory.path):
+        network = _run_locked(directory, scenario, events, command, resume)
+    _plot(directory, scenario, events)
+    return Run(directory.path, open_run(directory.path), network)
+
+
+def _plot(directory: RunDirectory, scenario: Scenario, events: Events) -> None:
+    if scenario.sections.output.plots:
+        try:
+            write_plots(directory.path)
+        except PhinverseError as error:
+            # The results are complete without pictures.
+            events.message(f"no pictures: {error}")
+
+
+def _run_locked(
+    directory: RunDirectory,
+    scenario: Scenario,
+    events: Events,
+    command: tuple[str, ...],
+    resume: bool,
+    device: str | None = None,
+) -> dict[str, Any]:
     """Run in a directory that this process owns; `run.json` tells the outcome whatever happens."""
     sections = scenario.sections
     options = sections.run
     with (
-        locked(directory.path),
         stop_requests() as stop,
-        using(options.backend, options.device, sections.physics_precision, sections.network_precision) as backend,
+        using(
+            options.backend, device or options.device, sections.physics_precision, sections.network_precision
+        ) as backend,
     ):
+        peak_memory.reset()
         _begin(directory, scenario, backend, command, resume)
         try:
             # A run that was killed before its first checkpoint starts again.
@@ -211,13 +271,7 @@ def _run_in(directory: RunDirectory, scenario: Scenario, events: Events, command
             _finish(directory, "failed", reason, exit_code=getattr(error, "exit_code", 1))
             raise
         _finish(directory, "done", None, exit_code=0)
-    if sections.output.plots:
-        try:
-            write_plots(directory.path)
-        except PhinverseError as error:
-            # The results are complete without pictures.
-            events.message(f"no pictures: {error}")
-    return Run(directory.path, open_run(directory.path), network)
+    return network
 
 
 def _begin(
@@ -227,6 +281,8 @@ def _begin(
     if resume:
         record.update(directory.record, status="running")
         return
+    # Killed before its first own checkpoint, the run must not go on from that of an earlier attempt.
+    checkpoint.remove(directory.checkpoint)
     atomic.write_text(directory.scenario, scenario.to_yaml())
     seeds = {"run": sections.run.seed} | ({"data": sections.data.seed} if sections.data else {})
     precision = {"physics": backend.physics_dtype, "network": backend.network_dtype}
@@ -310,4 +366,6 @@ def _write_metrics(
 
 def _finish(directory: RunDirectory, status: str, reason: str | None, exit_code: int) -> None:
     details = {**record.read(directory.record).details, "exit_code": exit_code}
+    peak = peak_memory.peak_bytes()
+    details |= {} if peak is None else {"peak_memory_bytes": peak}
     record.update(directory.record, status=status, reason=reason, details=details)

@@ -39,7 +39,7 @@ class FieldWriter:
             raise ValueError(f"frames are appended along one of {names.APPENDABLE}, not {append_dim!r}")
         with (
             atomic.replacing(path) as temporary,
-            _reported("write", path),
+            reported("write", path),
             netCDF4.Dataset(temporary, "w", format="NETCDF4") as dataset,
         ):
             dataset.setncatts(clean_attributes(attributes))
@@ -51,14 +51,14 @@ class FieldWriter:
     @classmethod
     def resume(cls, path: Path, frames: int) -> FieldWriter:
         """Go on with a stream behind its first `frames` frames; later ones are dropped and written anew."""
-        with _reported("read", path), netCDF4.Dataset(path, "r") as dataset:
+        with reported("read", path), netCDF4.Dataset(path, "r") as dataset:
             dim = _unlimited(dataset)
             available = 0 if dim is None else len(dataset.dimensions[dim])
         if dim is None or available < frames:
             raise StorageError(f"{path} holds {available} frames, the checkpoint counts {frames}; start the run again")
         if available > frames:
             # An unlimited dimension cannot shrink.
-            with atomic.replacing(path) as temporary, _reported("write", path):
+            with atomic.replacing(path) as temporary, reported("write", path):
                 _copy_frames(path, temporary, dim, frames)
         writer = cls.__new__(cls)
         writer._open(path, frames)
@@ -68,15 +68,15 @@ class FieldWriter:
         self._path = path
         self.frames = frames
         """Number of frames written."""
-        with _reported("write", path):
+        with reported("write", path):
             self._dataset = netCDF4.Dataset(path, "a")
         self._dataset.set_auto_mask(False)
         self._append_dim = _unlimited(self._dataset)
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Write whole variables by name; shapes as declared."""
-        with _reported("write", self._path):
-            for name, values in _real_arrays(arrays).items():
+        with reported("write", self._path):
+            for name, values in real_arrays(arrays).items():
                 variable = self._variable(name)
                 if self._append_dim in variable.dimensions:
                     raise ValueError(f"{name} lies along {self._append_dim}; write it with `append`")
@@ -89,11 +89,11 @@ class FieldWriter:
         dim = self._append_dim
         if dim is None:
             raise ValueError(f"{self._path} was opened without a dimension to append along")
-        real = _real_arrays(arrays)
+        real = real_arrays(arrays)
         streamed = {n for n, v in self._dataset.variables.items() if dim in v.dimensions and n != dim}
         if set(real) != streamed:
             raise ValueError(f"a frame holds {sorted(real)}, the file expects {sorted(streamed)}")
-        with _reported("write", self._path):
+        with reported("write", self._path):
             for name, values in real.items():
                 variable = self._variable(name)
                 axis = variable.dimensions.index(dim)
@@ -108,7 +108,7 @@ class FieldWriter:
     def close(self) -> None:
         """Close the file; calling it twice does no harm."""
         if self._dataset.isopen():
-            with _reported("write", self._path):
+            with reported("write", self._path):
                 self._dataset.close()
 
     def __enter__(self) -> FieldWriter:
@@ -141,7 +141,7 @@ def write_fields(
 
 
 @contextmanager
-def _reported(doing: str, path: Path) -> Iterator[None]:
+def reported(doing: str, path: Path) -> Iterator[None]:
     """Failures of the NetCDF library, which raises RuntimeError for a full disk, as StorageError."""
     try:
         yield
@@ -155,7 +155,7 @@ def _check_shape(name: str, values: np.ndarray, shape: Sequence[int]) -> None:
         raise ValueError(f"{name} has shape {tuple(values.shape)}, the file expects {tuple(shape)}")
 
 
-def _real_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def real_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays with complex ones split into their parts."""
     result = {}
     for name, values in arrays.items():

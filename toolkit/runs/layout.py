@@ -95,8 +95,10 @@ def define_coordinates(dataset: netCDF4.Dataset, coordinates: Sequence[Coordinat
             variable[:] = coordinate.values.astype(object) if text else coordinate.values
 
 
-def define_variable(dataset: netCDF4.Dataset, variable: Variable, append_dim: str | None, grid: Grid | None) -> None:
-    """Create a variable without values; a complex one becomes two."""
+def define_variable(
+    dataset: netCDF4.Dataset, variable: Variable, append_dim: str | None, grid: Grid | None, together: int = 1
+) -> None:
+    """Create a variable without values; a complex one becomes two. `together` frames are written at a time."""
     missing = [dim for dim in variable.dims if dim not in dataset.dimensions]
     if missing:
         raise ValueError(f"{variable.name} lies along {missing}, for which no coordinate is given")
@@ -107,7 +109,7 @@ def define_variable(dataset: netCDF4.Dataset, variable: Variable, append_dim: st
         dtype = np.real(np.zeros(0, dtype)).dtype
         parts = {names.REAL: f"real part of {variable.long_name}"}
         parts[names.IMAGINARY] = f"imaginary part of {variable.long_name}"
-    shape = [1 if d == append_dim else max(1, len(dataset.dimensions[d])) for d in variable.dims]
+    shape = [together if d == append_dim else max(1, len(dataset.dimensions[d])) for d in variable.dims]
     for suffix, long_name in parts.items():
         created = dataset.createVariable(
             variable.name + suffix,

@@ -14,9 +14,13 @@ if sys.platform != "win32":
     import fcntl
 
 
+class DirectoryInUse(ScenarioError):
+    """Another process works in the run directory."""
+
+
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Own the directory inside the block; ScenarioError if another process does. Windows cannot lock a folder."""
+    """Own the directory inside the block; DirectoryInUse if another process does. Windows cannot lock a folder."""
     if sys.platform == "win32":
         yield
         return
@@ -26,7 +30,7 @@ def locked(directory: Path) -> Iterator[None]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(handle)
-        raise ScenarioError(f"{directory} is in use by another process; wait for it, or stop it first") from None
+        raise DirectoryInUse(f"{directory} is in use by another process; wait for it, or stop it first") from None
     try:
         yield
     finally:

@@ -59,7 +59,7 @@ def open_sweep(path: str | Path) -> xr.Dataset:
     Of a sweep that has not ended, what its finished members have; ScenarioError if the folder is not that of a sweep.
     """
     directory = _sweep_directory(path)
-    if _up_to_date(directory):
+    if up_to_date(directory):
         return datasets.open_dataset(directory.metrics)
     return combine(directory.path)
 
@@ -99,7 +99,7 @@ def _cells(directory: RunDirectory) -> dict[str, dict[str, Any]]:
     return cells
 
 
-def _up_to_date(directory: RunDirectory) -> bool:
+def up_to_date(directory: RunDirectory) -> bool:
     """Whether `metrics.nc` was written after everything that happened to the members."""
     if not directory.metrics.is_file():
         return False
@@ -123,7 +123,7 @@ def _combined(directory: RunDirectory) -> xr.Dataset | None:
         return None
     axes = axes_of(cells.values(), {str(v) for member in members.values() for v in member.variables})
     header = read_text(atomic.read_text(directory.scenario), str(directory.scenario)).plain()
-    dataset = _joined(axes, cells, members)
+    dataset = joined(axes, cells, members)
     for axis in axes:
         dataset[axis.name].attrs = _axis_attributes(axis, header)
     dataset.attrs = datasets.global_attributes(
@@ -183,7 +183,7 @@ def _number(label: Any) -> int | float | None:
     return label if isinstance(label, int | float) and not isinstance(label, bool) else None
 
 
-def _joined(axes: list[Axis], cells: Mapping[str, Mapping[str, Any]], members: Mapping[str, xr.Dataset]) -> xr.Dataset:
+def joined(axes: list[Axis], cells: Mapping[str, Mapping[str, Any]], members: Mapping[str, xr.Dataset]) -> xr.Dataset:
     """The metrics of the members side by side, with every step that any of them has."""
     steps = np.unique(np.concatenate([member[names.STEP].values for member in members.values()]))
     shape = tuple(len(axis.labels) for axis in axes)

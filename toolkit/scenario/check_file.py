@@ -34,7 +34,7 @@ def check_file(sections: Sections, data: DataChoice, report: Report) -> frozense
 
 def _check(sections: Sections, data: DataChoice, dataset: Any, report: Report) -> list[str]:
     before = len(report.problems)
-    found = _variables(dataset, report)
+    found = given_variables(dataset, report)
     if not found:
         report.add(PATH, f"{data.path} holds no samples: no variable <field>_target or initial_<field> along `sample`")
         return []
@@ -42,12 +42,12 @@ def _check(sections: Sections, data: DataChoice, dataset: Any, report: Report) -
         report.add(PATH, "the file holds no samples: `sample` has length 0")
         return list(found)
     _check_counts(sections, data, len(dataset.dimensions["sample"]), report)
-    _check_coordinates(sections, dataset, report)
+    check_coordinates(sections, dataset, report)
     for key, variable in found.items():
         check_place(sections, key, f"{variable.name} of the file", PATH, report)
         layout = given_layout(sections, key)
         if layout is not None:
-            _check_shape(key, variable, layout, report)
+            check_shape(key, variable, layout, report)
     check_given(sections, "the file", list(found), ("data", "path"), report)
     if len(report.problems) == before:
         assert data.path is not None
@@ -55,10 +55,10 @@ def _check(sections: Sections, data: DataChoice, dataset: Any, report: Report) -
     return list(found)
 
 
-def _variables(dataset: Any, report: Report) -> dict[str, Any]:
+def given_variables(dataset: Any, report: Report) -> dict[str, Any]:
     """What the file gives, by key."""
     found: dict[str, Any] = {}
-    for name, variable in _joined(dataset.variables).items():
+    for name, variable in joined_variables(dataset.variables).items():
         key = file_key(name, getattr(variable, "role", ""))
         if key is None or "sample" not in variable.dimensions:
             continue
@@ -103,7 +103,7 @@ class _Complex:
         return np.ma.stack([part[index[:-1]] for part in self.parts], axis=-1)
 
 
-def _joined(variables: Mapping[str, Any]) -> dict[str, Any]:
+def joined_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
     """The variables of a file with `<name>_re` and `<name>_im` as one `<name>`."""
     result: dict[str, Any] = {}
     for name, variable in variables.items():
@@ -126,7 +126,8 @@ def _check_counts(sections: Sections, data: DataChoice, count: int, report: Repo
         report.add(("train", "batch_size"), message)
 
 
-def _check_coordinates(sections: Sections, dataset: Any, report: Report) -> None:
+def check_coordinates(sections: Sections, dataset: Any, report: Report) -> None:
+    """Whether the coordinates of a file, where it has them, are the cell centres of the grid."""
     grid = sections.grid
     for axis in grid.axes if grid else ():
         assert grid is not None
@@ -145,7 +146,7 @@ def _span(values: np.ndarray) -> str:
     return f"{values.size} from {values[0]:g} to {values[-1]:g}" if values.size else "none"
 
 
-def _check_shape(key: str, variable: Any, layout: Layout, report: Report) -> None:
+def check_shape(key: str, variable: Any, layout: Layout, report: Report) -> None:
     """Dimensions by name, whatever their order in the file."""
     sizes: Mapping[str, int] = dict(zip(variable.dimensions, variable.shape, strict=True))
     wanted = dict(layout.cells or {})

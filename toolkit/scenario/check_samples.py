@@ -90,14 +90,14 @@ def _blocks(sections: Sections, variables: Mapping[str, Any]) -> Iterator[tuple[
     together = max(1, BLOCK // max(size, 1))
     for start in range(0, count, together):
         part = slice(start, min(start + together, count))
-        yield start, {key: _read(variable, key, part) for key, variable in variables.items()}
+        yield start, {key: read_block(variable, key, part) for key, variable in variables.items()}
 
 
 def _along_samples(variable: Any) -> int:
     return int(variable.shape[variable.dimensions.index("sample")])
 
 
-def _read(variable: Any, key: str, samples: slice) -> np.ndarray:
+def read_block(variable: Any, key: str, samples: slice) -> np.ndarray:
     """Values laid out (sample, [t], *cells, [components]), missing ones as NaN."""
     first = 1 if key.startswith("target.") else 0  # a target along t has an empty first frame, at the start
     cut = {"sample": samples, "t": slice(first, None)}

@@ -1,0 +1,216 @@
+"""The members of a batch on a Dask cluster, however that was deployed; run directories have to be on a shared disk.
+
+Each thread of a Dask worker has a process of the kind that a batch starts on one machine (`batch_worker`), so members
+are computed, stopped and isolated in the same way. If a Dask worker is lost, Dask hands its members to others, which go
+on from their checkpoints.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from distributed import Client, Future, Worker, WorkerPlugin, get_worker
+
+from toolkit.core.errors import ScenarioError
+from toolkit.runs import batch_process
+from toolkit.runs.batch_process import Process
+from toolkit.runs.batch_state import GO_ON, STOP_SECONDS, STOPPING, TICK, MemberState, Order
+
+CONNECT_SECONDS = 15.0
+ADDRESS = re.compile(r"(?:tcp|tls|ws|wss)://\S+:[0-9]+")
+
+Inbox = queue.SimpleQueue[tuple[str, Any]]
+"""(path of a member, report or finished future)."""
+
+
+class Processes(WorkerPlugin):
+    """The processes beside one Dask worker: idle ones wait for a next member, all end with the batch."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def setup(self, worker: Worker) -> None:
+        """Called by Dask on each worker, also on those that join later."""
+        self._lock = threading.Lock()
+        self._idle: list[tuple[Process, batch_process.Inbox]] = []
+        self._busy: list[Process] = []
+        self._closed = False
+        self._threads = max(1, batch_process.cores() // worker.state.nthreads)
+
+    def teardown(self, worker: Worker) -> None:
+        """Called by Dask when the batch is over or the worker closes: members that are running save a checkpoint."""
+        with self._lock:
+            self._closed = True
+            for process, _ in self._idle:
+                process.dismiss()
+        self.stop()
+
+    def stop(self) -> None:
+        """Ask the members that are running to stop."""
+        with self._lock:
+            for process in self._busy:
+                process.stop()
+
+    def work(self, task: Mapping[str, Any], worker: Worker) -> dict[str, Any]:
+        """Do one member and pass on what it reports; its end."""
+        process, inbox = self._take()
+        process.give(task)
+        worker.log_event(self.name, {"path": task["path"], "event": "begin"})
+        while True:
+            _, report = inbox.get()
+            if report is None:
+                reason, trace = f"{process.why()}; {GO_ON}", process.last_words()
+                with self._lock:
+                    self._busy.remove(process)
+                process.wait()
+                return {"event": "end", "status": "failed", "reason": reason, "trace": trace, "crashed": True}
+            if report["event"] == "end":
+                with self._lock:
+                    self._busy.remove(process)
+                    self._idle.append((process, inbox))
+                    if self._closed:
+                        process.dismiss()
+                return {**report, "crashed": False}
+            worker.log_event(self.name, {"path": task["path"], **report})
+
+    def _take(self) -> tuple[Process, batch_process.Inbox]:
+        with self._lock:
+            if self._idle:
+                taken = self._idle.pop()
+            else:
+                inbox: batch_process.Inbox = queue.SimpleQueue()
+                taken = Process(batch_process.environment(self._threads), inbox), inbox
+            self._busy.append(taken[0])
+            return taken
+
+
+def work(task: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Task of the cluster: one member, in a process beside this Dask worker."""
+    worker = get_worker()
+    plugin = worker.plugins[name]
+    assert isinstance(plugin, Processes)
+    return plugin.work(task, worker)
+
+
+def stop(name: str, dask_worker: Worker) -> None:
+    """Ask the members on a Dask worker to stop."""
+    plugin = dask_worker.plugins.get(name)
+    if isinstance(plugin, Processes):
+        plugin.stop()
+
+
+class DaskCluster:
+    """Does an order on the cluster of a scheduler, `tcp://host:port`; ScenarioError if none answers there."""
+
+    def __init__(self, address: str):
+        self._address = address
+        advice = "start one with `dask scheduler`, and give the address that it prints, such as tcp://10.0.0.5:8786"
+        if not ADDRESS.fullmatch(address):
+            raise ScenarioError(f"--scheduler: {address!r} is not the address of a Dask scheduler; {advice}")
+        try:
+            self._client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+        except OSError as error:
+            raise ScenarioError(f"--scheduler: no Dask scheduler answers at {address}; {advice}") from error
+
+    def __call__(self, order: Order) -> None:
+        """Return when every member has ended, or when everything was asked to stop and has."""
+        try:
+            _Members(self._client, self._address, order).run()
+        finally:
+            self._client.close()
+
+
+class _Members:
+    def __init__(self, client: Client, address: str, order: Order):
+        self._client, self._address, self._order = client, address, order
+        self._name = f"phinverse-batch-{uuid.uuid4().hex[:12]}"
+        self._inbox: Inbox = queue.SimpleQueue()
+        self._at: dict[str, tuple[MemberState, Future]] = {}
+
+    def run(self) -> None:
+        order, client = self._order, self._client
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        threads = sum(worker["nthreads"] for worker in workers.values())
+        order.events.message(f"{self._address}: {len(workers)} workers, {threads} members at a time")
+        client.register_plugin(Processes(self._name), name=self._name)
+        client.subscribe_topic(self._name, self._hear)
+        try:
+            while self._at or (not order.stopping and order.waiting()):
+                if order.stopping:
+                    self._stop()
+                    return
+                for state in order.ready():
+                    if os.fspath(state.member.path.resolve()) not in self._at:
+                        self._submit(state)
+                self._listen()
+                order.events.tick()
+        except BaseException:
+            self._cancel(list(self._at))
+            raise
+        finally:
+            client.unregister_worker_plugin(self._name)
+
+    def _hear(self, event: tuple[float, Any]) -> None:
+        """A report of a member, in a thread of Dask's."""
+        self._inbox.put((event[1]["path"], event[1]))
+
+    def _submit(self, state: MemberState) -> None:
+        task = self._order.task(state, trust_lock=True)
+        future = self._client.submit(work, task, self._name, pure=False, key=f"{state.member.name}-{uuid.uuid4().hex}")
+        self._at[task["path"]] = state, future
+        future.add_done_callback(lambda done: self._inbox.put((task["path"], done)))
+
+    def _listen(self) -> None:
+        timeout = TICK
+        while True:
+            try:
+                path, report = self._inbox.get(timeout=timeout)
+            except queue.Empty:
+                return
+            timeout = 0.0
+            state, future = self._at.get(path, (None, None))
+            if state is None:
+                continue
+            if report is future:
+                del self._at[path]
+                self._ended(state, report)
+            elif isinstance(report, Mapping):
+                if report["event"] == "begin":
+                    self._order.begun(state)
+                elif state.status == "running":
+                    self._order.reported(state, report)
+
+    def _ended(self, state: MemberState, future: Future) -> None:
+        if future.status == "finished":
+            report = future.result()
+            state.crashed = report["crashed"]
+            self._order.reported(state, report)
+        else:
+            reason = str(future.exception()) if future.status == "error" else f"its task was {future.status}"
+            state.crashed = True
+            self._order.ended(state, "failed", f"{reason}; {GO_ON}")
+
+    def _stop(self) -> None:
+        """Take back what has not begun, and wait for the checkpoints of what has."""
+        self._order.events.message(STOPPING)
+        self._cancel([path for path, (state, _) in self._at.items() if state.status == "waiting"])
+        deadline = time.monotonic() + STOP_SECONDS
+        while self._at and time.monotonic() < deadline:
+            # Again and again, as on one machine: a signal while libraries load goes by unheard.
+            self._client.run(stop, self._name, on_error="ignore")
+            second = time.monotonic() + 1
+            while self._at and time.monotonic() < second:
+                self._listen()
+                self._order.events.tick()
+        for state, _ in self._at.values():
+            self._order.ended(state, "interrupted", "it did not answer")
+
+    def _cancel(self, paths: list[str]) -> None:
+        self._client.cancel([self._at.pop(path)[1] for path in paths], force=True)
