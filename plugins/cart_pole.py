@@ -238,7 +238,14 @@ PLUGIN = PDEPlugin(
             _check_hanging,
         )
     },
-    losses={"upright": LossPlugin("1 − mean cosθ per sample, in [0, 2]", _upright, needs_target=False)},
+    losses={
+        "upright": LossPlugin(
+            "1 − mean cosθ per sample, in [0, 2]",
+            _upright,
+            needs_target=False,
+            judges=("final.angle", "trajectory.angle"),
+        )
+    },
     monitors=_monitors,
     stability=_stability,
     drawing=_drawing,

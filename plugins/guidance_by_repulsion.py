@@ -102,7 +102,8 @@ class GuidanceByRepulsion:
         squared = math.sum(difference * difference, "axis")
         apart = squared > 0
         # The root of 0 has no derivative, and a `where` behind it would multiply infinity by 0.
-        return self.parameters.softening + math.where(apart, math.sqrt(math.where(apart, squared, 1.0)), 0.0)
+        length: Any = math.where(apart, math.sqrt(math.where(apart, squared, 1.0)), 0.0)
+        return self.parameters.softening + length
 
     def driver_acceleration(self, x: Any, v: Any, evaders: Any, drive: Any | None) -> Any:
         """Along `driver` and `axis`, as is `drive` with a as its x and b as its y."""
@@ -275,6 +276,7 @@ PLUGIN = PDEPlugin(
             _gathered,
             GatheredOptions,
             needs_target=False,
+            judges=("final.evaders", "trajectory.evaders"),
         )
     },
     stability=_stability,

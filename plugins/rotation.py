@@ -101,7 +101,10 @@ PLUGIN = PDEPlugin(
     samplers={"start": Sampler("the first observation", _start)},
     losses={
         "potential": LossPlugin(
-            "½ (m₁² + m₂²) + d of the final memory, ½ |θ|² of the weights", lambda o: _potential(), needs_target=False
+            "½ (m₁² + m₂²) + d of the final memory, ½ |θ|² of the weights",
+            lambda o: _potential(),
+            needs_target=False,
+            judges=("final.memory",),
         )
     },
     references=("Schnell, Thuerey: Stabilizing Backpropagation Through Time to Learn Complex Physics, ICLR 2024",),

@@ -297,7 +297,11 @@ PLUGIN = PDEPlugin(
             in_time=True,
         )
     },
-    losses={"fidelity": LossPlugin("1 − |⟨target, ψ⟩|² per sample, in [0, 1]", _fidelity)},
+    losses={
+        "fidelity": LossPlugin(
+            "1 − |⟨target, ψ⟩|² per sample, in [0, 1]", _fidelity, judges=("final.psi", "trajectory.psi")
+        )
+    },
     # 400 steps on 14 points lose 1e-13 in float64 and 1e-4 in float32; more than 1e-2 is another state.
     monitors=lambda parameters, grid: (
         Monitor("norm_drift", "relative drift of the norm", _norm_drift, 1e-2, "run.precision"),

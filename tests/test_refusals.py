@@ -86,3 +86,20 @@ def test_a_new_scenario_needs_a_name_that_scenarios_may_have(tmp_path, monkeypat
 
 def test_testing_is_there_after_importing_the_toolkit():
     assert toolkit.testing.check_plugin.__name__ == "check_plugin"
+
+
+def test_names_of_trajectories_before_training_are_taken(tmp_path):
+    text = """
+name: taken
+pde: cart_pole
+time: {steps: 3, dt: 0.01}
+controls: {angle_untrained: {acts_on: force.push}}
+data: hanging
+networks: {f: {type: mlp, input: state, every_step: true, output: angle_untrained}}
+loss: {type: upright, on: final.angle}
+update: dp
+"""
+    path = tmp_path / "taken.yaml"
+    path.write_text(text)
+    with pytest.raises(toolkit.ScenarioError, match="'angle_untrained' is the name of another variable"):
+        toolkit.load_scenario(path)

@@ -133,3 +133,13 @@ def test_auto_factors_on_a_cpu_and_decomposes_on_a_gpu():
     half = HalfInversion(-0.5, 0.0, damping=1e-6)
     assert half.algorithm_for(512, 3000, "float64", "cpu") == "tridiagonal"
     assert HalfInversion(-1.0, 0.0, memory=1000, damping=1e-6).algorithm_for(512, 3000, "float64") == "lanczos"
+
+
+@pytest.mark.parametrize("algorithm", ["gram", "tridiagonal", "cholesky"])
+def test_what_rounds_to_zero_is_damped_too(backend, algorithm):
+    """Singular values whose squares lie below rounding count with 1 / (λ s_max²), not with 0."""
+    s = np.logspace(0, -12, 20)
+    j, g = matrix(20, 30, s)
+    truth = j.T @ np.linalg.solve(j @ j.T + 1e-6 * np.eye(20), g)
+    # Rounding of K over the damping is 1e-10.
+    assert relative(damped(backend, j, g, damping=1e-6, algorithm=algorithm)[0], truth) < 1e-9

@@ -67,3 +67,38 @@ def test_a_run_in_which_nothing_moves_is_refused_and_leaves_no_file(tmp_path):
     with pytest.raises(StorageError, match="nothing to animate"):
         write_film(run.path)
     assert not (run.path / "plots").exists()
+
+
+LOOP = """
+name: loop
+{physics}
+controls: {{push: {{acts_on: force.{force}}}}}
+networks: {{f: {{type: mlp, layers: [3], input: state, every_step: true, output: push}}}}
+update: {{type: stable_bptt, optimizer: adam}}
+train: {{steps: 1, batch_size: 2}}
+output: {{fields: {fields}, plots: false}}
+"""
+CART = """pde: {type: cart_pole}
+time: {steps: 3, dt: 0.01}
+data: {type: hanging, validation: 2}
+loss: {type: upright, on: final.angle}"""
+FLOW = """grid: {cells: {x: 8}, extent: {x: 2}}
+pde: {type: burgers, viscosity: 0.01, scheme: semi_lagrangian}
+time: {steps: 3, dt: 0.01}
+data: {type: wave_pairs, modes: 1, validation: 2}
+loss: {type: l2, on: final.velocity}"""
+
+
+@pytest.mark.parametrize(
+    ("physics", "force", "fields"), [(CART, "push", "[push]"), (FLOW, "velocity", "[push]")], ids=["number", "line"]
+)
+def test_a_control_alone_is_shown_as_a_field_though_it_ends_a_frame_early(tmp_path, physics, force, fields):
+    """A force has no value at the last frame, and a plugin's drawing has no state to show."""
+    text = LOOP.format(physics=physics, force=force, fields=fields)
+    path = tmp_path / "loop.yaml"
+    path.write_text(text)
+    run = execute(path, tmp_path)
+    run.stored.close()
+    told = []
+    assert len(frames(write_film(run.path, say=told.append))) == 4
+    assert bool(told) == (physics is CART)

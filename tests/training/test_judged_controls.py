@@ -102,5 +102,46 @@ def test_validation_names_what_is_wrong(text, change, message):
 @pytest.mark.parametrize("rule", ["hig", "{type: sip, inverse_solver: gradient}"])
 def test_rules_that_go_back_more_than_once_refuse_rematerialised_steps(rule):
     text = CHAIN.replace("{type: dp, optimizer: {type: sgd, learning_rate: 1.0}}", rule)
-    with pytest.raises(ScenarioError, match=r"run.rematerialise: .* leave it out, or use 'dp' or 'stable_bptt'"):
+    with pytest.raises(ScenarioError, match=r"run.rematerialise: .* leave the key out, or use 'dp' or 'stable_bptt'"):
         scenario_from_text(text, {"run.rematerialise": 2})
+
+
+def test_targets_may_be_simulated_from_the_controls_that_are_judged(backend):
+    case = built(HEAT, backend)
+    update = updated(case)
+    assert np.isfinite(update["loss"][""])
+    assert case.batches(0).targets
+
+
+WEIGHTS = HEAT.replace("on: initial.temperature}]", "on: initial.temperature, weight: %s}]").replace(
+    "{type: dp, optimizer: adam}", "{type: %s, optimizer: {type: sgd, learning_rate: 1.0}}"
+)
+
+
+@pytest.mark.parametrize("rule", ["hig, truncation: 1e-5", "gauss_newton, truncation: 1e-5"])
+def test_a_penalty_that_hardly_counts_hardly_changes_the_direction(backend, rule):
+    """Outputs are counted in units of the loss: without that, the control itself would be half of the outputs."""
+    alone = WEIGHTS.replace("[{type: l2, on: final.temperature}, ", "{type: l2, on: final.temperature}#") % (1, rule)
+    expected = updated(built(alone, backend))["direction"]
+    found = updated(built(WEIGHTS % (1e-14, rule), backend))["direction"]
+    # The penalty is 1e-14 of the loss and its rows 1e-7 of the others; small singular values stretch that.
+    assert tree_relative(found, expected) < 1e-3
+    counted = updated(built(WEIGHTS % (1.0, rule), backend))["direction"]
+    assert tree_relative(counted, expected) > 1e-2
+
+
+def test_losses_say_what_they_judge():
+    text = """
+name: case
+pde: {type: cart_pole}
+time: {steps: 3, dt: 0.01}
+controls: {push: {acts_on: force.push}}
+data: {type: hanging}
+networks: {f: {type: mlp, input: state, every_step: true, output: push}}
+loss: [{type: upright, on: final.angle}, {type: upright, on: %s}]
+update: dp
+"""
+    for place in ("force.push", "final.cart"):
+        message = f"loss.1.on: loss 'upright' judges final.angle, trajectory.angle, not {place}"
+        with pytest.raises(ScenarioError, match=message):
+            scenario_from_text(text % place)

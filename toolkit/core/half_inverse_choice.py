@@ -187,6 +187,9 @@ def gram_weights(eigenvalues: np.ndarray, options: HalfInversion, power: float) 
     wanted = options.truncation**2 * (largest if options.truncation_mode == "relative" else 1.0)
     floor = 0.0 if options.damping >= RESOLVED**2 else RESOLVED**2 * largest
     kept = eigenvalues > max(wanted, floor)
+    if options.damping and not wanted and not floor and largest > 0:
+        # Damped ones count even where they round to zero or below.
+        kept, eigenvalues = np.ones_like(kept), np.maximum(eigenvalues, 0.0)
     weights = np.zeros_like(eigenvalues)
     weights[kept] = (eigenvalues[kept] + options.damping * largest) ** power
     resolved = wanted >= floor or not np.any(eigenvalues <= floor)

@@ -40,6 +40,9 @@ def half_invert_gram(xp: Any, gram: Any, vector: Any, options: HalfInversion) ->
     floor = 0.0 * largest if options.damping >= RESOLVED**2 else RESOLVED**2 * largest
     cut = xp.maximum(wanted, floor)
     kept = values > cut
+    if options.damping >= RESOLVED**2 and not options.truncation:
+        # Damped ones count even where they round to zero or below.
+        kept, values = xp.broadcast_to(largest > 0, values.shape), xp.maximum(values, 0 * values)
     damped = xp.where(kept, values + options.damping * largest, xp.ones_like(values))
     weights = xp.where(kept, damped ** ((options.exponent - 1) / 2), 0.0)
     resolved = (wanted >= floor) | xp.all(values > floor)

@@ -115,6 +115,8 @@ class LossPlugin:
     options: type[Options] = NoOptions
     needs_target: bool = True
     """False where the loss judges y alone; the scenario then needs no data."""
+    judges: tuple[str, ...] = ()
+    """Where it may be read, as `final.angle` or `trajectory.angle`; (): anywhere."""
 
 
 class InverseSolver(Protocol):

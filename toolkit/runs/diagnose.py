@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.core.backend import Backend, choose_device, devices, using
-from toolkit.core.errors import ScenarioError
+from toolkit.core.errors import DivergenceError, ScenarioError
 from toolkit.core.solves import run_errors
 from toolkit.runs import atomic
 from toolkit.runs.datasets import global_attributes, write_dataset
@@ -147,7 +147,7 @@ def _candidates(
     """Rules with their costs; timed are the scenario's own, dp, hig and the solver made for the PDE."""
     events.message("updates of some rules, timed")
     dp = next((a for a in known if a.rule == "dp" and a.scenario is not None), None)
-    unit = None if dp is None or dp.scenario is None else _seconds(dp.scenario)
+    unit = None if dp is None else _seconds_if_sound(dp, events)
     rate = update_cost.multiplications_per_second()
     result, special = [], next((a.solver for a in known if a.special and a.scenario is not None), None)
     for alternative in known:
@@ -159,8 +159,8 @@ def _candidates(
             if alternative is dp:
                 cost = Cost(1.0, "timed", unit)
             elif wanted and (alternative.own or (cost is not None and cost.ratio * unit < PATIENCE)):
-                seconds = _seconds(alternative.scenario)
-                cost = Cost(seconds / unit, "timed", seconds)
+                seconds = _seconds_if_sound(alternative, events)
+                cost = None if seconds is None else Cost(seconds / unit, "timed", seconds)
         result.append(
             Candidate(
                 alternative.rule, alternative.solver, alternative.special, alternative.refused, cost, alternative.own
@@ -175,6 +175,16 @@ def _counted(scenario: Scenario, setting: Setting) -> Cost | None:
     solver = update.inverse_solver
     options = update.options if solver is None else solver.options
     return update_cost.count_cost(update.type, None if solver is None else solver.type, options, setting)
+
+
+def _seconds_if_sound(alternative: Alternative, events: Events) -> float | None:
+    """Seconds of an update; None where that diverges, which says nothing about the others."""
+    assert alternative.scenario is not None
+    try:
+        return _seconds(alternative.scenario)
+    except DivergenceError as error:
+        events.message(f"{alternative.rule} diverged while it was timed: {error}")
+        return None
 
 
 def _seconds(scenario: Scenario) -> float:

@@ -68,9 +68,10 @@ def write_film(run: Path, sample: int = 0, say: Callable[[str], None] = SILENT.m
 
 def _moving(fields: xr.Dataset) -> tuple[xr.DataArray, str]:
     for dim in (names.TIME, names.STEP):
-        for name in fields.data_vars:
-            if dim in fields[name].dims and fields.sizes[dim] > 1:
-                return fields[name], dim
+        moving = [fields[name] for name in fields.data_vars if dim in fields[name].dims and fields.sizes[dim] > 1]
+        if moving:
+            # States before controls, which have no value at the last frame; fields in space before numbers.
+            return min(moving, key=lambda a: (a.attrs.get(names.ROLE) != "state", a.ndim < 3)), dim
     raise StorageError(f"nothing to animate: no field along {names.TIME} or {names.STEP} with more than one frame")
 
 
@@ -88,6 +89,9 @@ def _scenes(scenario: Path, fields: xr.Dataset, dim: str, say: Callable[[str], N
         states = [
             str(n) for n in fields.data_vars if fields[n].attrs.get(names.ROLE) == "state" and dim in fields[n].dims
         ]
+        if not states:
+            say(f"the film shows a field, not the drawing of the plugin: no state along {dim} was written")
+            return []
         after = _drawn({n: fields[n] for n in states}, dim, draw)
         before = {n: fields[n + names.UNTRAINED] for n in states if n + names.UNTRAINED in fields}
         if not before:
@@ -161,10 +165,12 @@ def _line_drawer(figure: Figure, frames: list[xr.DataArray], dim: str):
     axes = figure.subplots()
     along = str(frames[0].dims[0]) if frames[0].ndim else ""
     values = np.array([np.atleast_1d(frame.values) for frame in frames])
-    position = np.arange(values.shape[1]) if frames[0][along].dtype.kind in "OU" else frames[0][along].values
+    listed = not along or frames[0][along].dtype.kind in "OU"
+    position = np.arange(values.shape[1]) if listed else frames[0][along].values
     (line,) = axes.plot(position, values[0], marker="o" if values.shape[1] < 40 else "", color=panels.COLORS[0])
-    margin = 0.05 * (np.ptp(values) or 1.0)
-    axes.set_ylim(values.min() - margin, values.max() + margin)
+    low, high = np.nanmin(values), np.nanmax(values)
+    margin = 0.05 * ((high - low) or 1.0)
+    axes.set_ylim(low - margin, high + margin)
     axes.set_xlabel(along)
     axes.set_ylabel(panels.label(frames[0]))
 

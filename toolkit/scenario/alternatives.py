@@ -71,6 +71,9 @@ def _with_update(scenario: Scenario, section: Mapping[str, Any]) -> tuple[Scenar
     root = without(scenario.written, "update", "sweep")
     try:
         root = override(root, ("update",), from_plain(section, Origin("update")))
+        if scenario.sections.run.rematerialise is not None:
+            # Rules that cannot have steps computed again are run with all of them kept.
+            root = override(root, ("run", "rematerialise"), from_plain(None, Origin("run")))
         changed, report = compile_scenario(root, scenario.path)
     except ScenarioError as error:
         return None, str(error)

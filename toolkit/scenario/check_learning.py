@@ -36,6 +36,10 @@ def check_data(sections: Sections, report: Report) -> frozenset[str]:
     if data.infinite and not data.shuffle:
         message = "every batch of an infinite training set is new, so that there is no order to keep"
         report.add(("data", "shuffle"), f"{message}; set data.train to a number, or remove `shuffle`")
+    rest = data.train % sections.train.batch_size if data.train is not None else 0
+    if learned and sections.networks and not data.shuffle and rest:
+        message = f"in a fixed order the last {rest} of {data.train} samples would never be part of a batch of "
+        report.add(("data", "shuffle"), f"{message}{sections.train.batch_size}; change data.train or train.batch_size")
     if data.sampler is None:
         return check_file(sections, data, report)
     if not (learned and sections.networks) and data.validation == 0:
@@ -111,8 +115,8 @@ def check_update(sections: Sections, given: frozenset[str], report: Report) -> N
         message = f"update rule {update.type!r} compares with true controls, which a network in the loop has none of"
         report.add(("update", "type"), f"{message}; use 'dp'")
     if sections.run.rematerialise is not None and update.needs & {"inverse_solver", "independent_samples"}:
-        message = f"update rule {update.type!r} differentiates steps more than once or not backward"
-        report.add(("run", "rematerialise"), f"{message}; leave it out, or use 'dp' or 'stable_bptt'")
+        message = f"update rule {update.type!r} differentiates steps more than once or not backward, so all are kept"
+        report.add(("run", "rematerialise"), f"{message}; leave the key out, or use 'dp' or 'stable_bptt'")
     refused = update.plugin.check(update.options, timing(sections))
     if refused:
         key, _, message = refused.partition(": ")

@@ -69,6 +69,8 @@ def _free_name(sections: Sections, name: str, report: Report) -> bool:
     taken = {"sample", "t", "step", "component", *axes}
     taken |= {f"{field}_target" for field in sections.fields}
     taken |= {f"{other}_reference" for other in sections.controls}
+    if any(network.every_step for network in sections.networks.values()):
+        taken |= {f"{other}_untrained" for other in (*sections.fields, *sections.controls)}
     if sections.networks:
         # A direct optimisation may call its control like the field it sets: the two are the same numbers.
         taken |= set(sections.fields)
@@ -113,7 +115,9 @@ def _loss(sections: Sections, report: Report) -> bool:
     for i, term in enumerate(sections.loss):
         role, _, name = term.on.partition(".")
         path: KeyPath = ("loss", i, "on") if len(sections.loss) > 1 else ("loss", "on")
-        if role not in ("final", "trajectory"):
+        if term.plugin.judges and term.on not in term.plugin.judges:
+            report.add(path, f"loss {term.type!r} judges {listed(term.plugin.judges)}, not {term.on}")
+        elif role not in ("final", "trajectory"):
             places = [control.acts_on for control in sections.controls.values()]
             if term.on not in places:
                 report.add(path, f"no control acts on {term.on!r}{suggestion(term.on, places)}")

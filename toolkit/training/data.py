@@ -56,7 +56,8 @@ class Assembler:
         b, problem = self.problem.backend, self.problem
 
         def observe(given: Mapping[str, Any]) -> dict[str, Any]:
-            y = problem.observe({}, given)
+            # Losses may judge the controls themselves.
+            y = problem.observe({c.key: given[c.key] for c in problem.controls if c.key in given}, given)
             return {key: y[key] for key in problem.target_keys}
 
         key = tuple((name, tuple(value.shape)) for name, value in given.items())

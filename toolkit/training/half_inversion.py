@@ -58,8 +58,11 @@ class HalfInverseRule:
         given = next(value for group in (x, *batch.tree().values()) for value in group.values())
         shape = int(given.shape[0]), scalars(layouts)
 
+        scales = _scales(problem)
+
         def loss_at(y: Any) -> tuple[Any, Any]:
             def summed(y: Any) -> tuple[Any, Any]:
+                y = y if scales is None else y / scales
                 return b.xp.sum(problem.loss(unflatten(y, layouts, b), batch.targets)), ()
 
             value, _, gradient = b.value_and_gradient(summed, y)
@@ -121,14 +124,19 @@ class HalfInverseRule:
         return value, {name: b.cast(u[name], "network") for name in params}, report
 
     def observed(self, problem: Problem, buffers: Natives, batch: Batch, x: Natives) -> BatchMap:
-        """y(θ): split at the controls in open loop, whole where networks act at every step."""
-        b = problem.backend
+        """y(θ) in units of the loss: split at the controls in open loop, whole where networks act at every step."""
+        b, scales = problem.backend, _scales(problem)
+
+        def rows(y: Natives) -> Any:
+            flattened = flatten(y, problem.observations, b)
+            return flattened if scales is None else flattened * scales
+
         if problem.loop:
 
             def simulate(problem: Problem, params: Natives) -> Any:
                 x, _ = problem.predict(params, buffers, batch, training=True)
                 y = problem.observe(x, batch.context, problem.policy(params, buffers, batch.targets))
-                return flatten(y, problem.observations, b)
+                return rows(y)
 
             return BatchMap(problem, simulate)
         layouts = {key: problem.control_layouts[key] for key in x}
@@ -137,11 +145,11 @@ class HalfInverseRule:
             return flatten(problem.predict(params, buffers, batch, training=True)[0], layouts, b)
 
         def observe(x: Any) -> Any:
-            return flatten(problem.observe(unflatten(x, layouts, b), batch.context), problem.observations, b)
+            return rows(problem.observe(unflatten(x, layouts, b), batch.context))
 
         narrow = scalars(layouts) < scalars(problem.observations)
         samples = next((int(value.shape[0]) for value in x.values()), 1)
-        if narrow or not step_jacobians.applies(problem, tuple(layouts), samples):
+        if narrow or scales is not None or not step_jacobians.applies(problem, tuple(layouts), samples):
             return BatchMap(problem, control, observe, narrow)
         # What maps the steps is a traced step.
         problem.prepare(batch)
@@ -150,6 +158,11 @@ class HalfInverseRule:
             return step_jacobians.value_and_jacobian(problem, x, layouts, batch.context)
 
         return BatchMap(problem, control, observe, outer_rows=by_steps)
+
+
+def _scales(problem: Problem) -> Any | None:
+    scales = problem.row_scales
+    return None if scales is None else problem.backend.array(scales, "physics")
 
 
 def _size(batch_map: BatchMap, params: Natives, shape: tuple[int, int]) -> JacobianSize:
@@ -193,6 +206,9 @@ def invert_samples(xp: Any, j: Any, gradient: Any, options: HalfInversion) -> tu
         floor = 0.0 if options.damping >= RESOLVED**2 else RESOLVED**2
         cut = xp.maximum(options.truncation**2 * (largest if relative else xp.ones_like(largest)), floor * largest)
         kept = xp.logical_and(values > cut, values > 0)
+        if options.damping and not options.truncation and not floor:
+            # Damped ones count even where they round to zero or below.
+            kept, values = largest > 0, xp.maximum(values, xp.zeros_like(values))
         weights = _powers(xp, values + options.damping * largest, kept, (options.exponent - 1) / 2)
         side = gradient if wide else xp.einsum("bij,bi->bj", j, gradient)
         inner = xp.einsum("bij,bj->bi", vectors, weights * xp.einsum("bij,bi->bj", vectors, side))

@@ -70,10 +70,13 @@ class Trainer:
         b.synchronize(params)
         seconds = time.perf_counter() - start
         metrics = {name: float(value) for name, value in measured.items()}
-        bad = next((name for name, value in metrics.items() if not math.isfinite(value)), None)
+        remedies = getattr(self.rule, "remedies", {})
+        # What a rule knows a remedy for comes first: compiled programs give names back in alphabetical order.
+        ordered = dict.fromkeys(("train_loss", *remedies, *metrics))
+        bad = next((name for name in ordered if name in metrics and not math.isfinite(metrics[name])), None)
         if bad is not None:
             where = _bad_sample(self.problem, state, batch)
-            remedy = getattr(self.rule, "remedies", {}).get(bad, REMEDY)
+            remedy = remedies.get(bad, REMEDY)
             raise DivergenceError(f"step {state.step + 1}: {bad} is {metrics[bad]}: {where}. {remedy}")
         metrics["step_seconds"] = seconds
         return replace(state, params=params, buffers=buffers, optimizer=optimizer, step=state.step + 1), metrics

@@ -82,6 +82,23 @@ class Problem:
         """The observations that are compared with a target, each once: what networks see."""
         return tuple(dict.fromkeys(term.key for term in self.terms if term.needs_target))
 
+    @property
+    def judged(self) -> dict[str, Layout]:
+        """Layouts of what the physics gives and the loss looks at; a penalty on a control looks at the control."""
+        return {k: v for k, v in self.observations.items() if k.startswith(("final.", "trajectory."))}
+
+    @property
+    def row_scales(self) -> np.ndarray | None:
+        """√(w / largest w) of each scalar of the observations by the weights w of the loss; None where all are 1.
+
+        Rules that invert ∂y/∂θ count outputs in these units: one that hardly counts in the loss hardly counts there.
+        """
+        weights = {key: sum(term.weight for term in self.terms if term.key == key) for key in self.observations}
+        if len(set(weights.values())) < 2:
+            return None
+        rows = [np.full(layout.size, weights[key]) for key, layout in self.observations.items()]
+        return np.sqrt(np.concatenate(rows) / max(weights.values()))
+
     # --- x = f(y*; θ) ---------------------------------------------------------------------------------------------
 
     def predict(

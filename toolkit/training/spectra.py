@@ -109,7 +109,7 @@ def sizes(problem: Problem, params: Natives) -> Sizes:
     """What the Jacobians of this problem measure."""
     return Sizes(
         controls=sum(control.layout.size for control in problem.controls),
-        outputs=sum(layout.size for layout in problem.observations.values()),
+        outputs=sum(layout.size for layout in problem.judged.values()),
         parameters=flat.count(_of_networks(params)),
         loop=bool(problem.loop),
     )
@@ -187,7 +187,7 @@ def _physics(problem: Problem, params: Natives, buffers: Natives, batch: Batch) 
     layouts = {key: problem.control_layouts[key] for key in x}
 
     def observe(x: Any) -> Any:
-        return flatten(problem.observe(unflatten(x, layouts, b), batch.context), problem.observations, b)
+        return flatten(problem.observe(unflatten(x, layouts, b), batch.context), problem.judged, b)
 
     at = b.stop_gradient(flatten(x, layouts, b))
     return control_jacobian(b, observe, at, "auto" if problem.plugin.traceable else "loop")
@@ -208,7 +208,7 @@ def _open_loop(problem: Problem, params: Natives, buffers: Natives, batch: Batch
 
     def outputs(problem: Problem, params: Natives, fixed: Natives) -> Any:
         x, _ = problem.predict({**fixed, **params}, buffers, batch, training=False)
-        return flatten(problem.observe(x, batch.context), problem.observations, problem.backend)
+        return flatten(problem.observe(x, batch.context), problem.judged, problem.backend)
 
     return _by_parameters(problem, outputs, params, batch)
 
@@ -220,7 +220,7 @@ def _closed_loop(problem: Problem, params: Natives, buffers: Natives, batch: Bat
         every = {**fixed, **params}
         x, _ = problem.predict(every, buffers, batch, training=False)
         y = problem.observe(x, batch.context, problem.policy(every, buffers, batch.targets))
-        return flatten(y, problem.observations, problem.backend)
+        return flatten(y, problem.judged, problem.backend)
 
     return _by_parameters(problem, outputs, params, batch)
 

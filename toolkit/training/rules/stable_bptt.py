@@ -104,12 +104,12 @@ class StableBptt:
     def _gates(self, problem: Problem, flow: str | tuple[str, ...]) -> tuple[Any, Any]:
         """(α, β), numbers or one per step."""
         steps = problem.rollout.steps
-        # The start is no result of the loop: where it is unknown, nothing cuts what comes back to it.
+        # The start is no result of the loop: where it is unknown, the way back to it through the physics stays open.
         open_start = any(control.key.startswith("initial.") for control in problem.controls)
         if isinstance(flow, str) and self.truncate is None and (not open_start or GATES[flow][1]):
             return GATES[flow]
         words = [flow] * steps if isinstance(flow, str) else flow
-        cut = [self.truncate is not None and i % self.truncate == 0 for i in range(steps)]
+        cut = [self.truncate is not None and i > 0 and i % self.truncate == 0 for i in range(steps)]
         pairs = [GATES["stopped"] if stop else GATES[word] for word, stop in zip(words, cut, strict=True)]
         alpha, beta = ([float(pair[edge]) for pair in pairs] for edge in (0, 1))
         beta[0] = 1.0
