@@ -42,7 +42,6 @@ from toolkit import (
     PDEPlugin,
     Polygon,
     Sampler,
-    ScenarioError,
     StabilityNumber,
     State,
     option,
@@ -123,8 +122,6 @@ def _upright(options: NoOptions) -> Loss:
     """L = 1 − mean cosθ over poles (and states of a trajectory): 0 upright, 2 hanging."""
 
     def value(y: Any, target: Any) -> Any:
-        if not str(y.shape.get_labels("vector")[0]).startswith("pole_"):
-            raise ScenarioError("loss.type: upright judges angles; set loss.on to final.angle or trajectory.angle")
         return 1 - math.mean(math.cos(y), y.shape.without("sample"))
 
     return Loss(value)

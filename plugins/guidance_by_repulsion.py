@@ -37,7 +37,6 @@ from toolkit import (
     Options,
     PDEPlugin,
     Sampler,
-    ScenarioError,
     StabilityNumber,
     State,
     option,
@@ -159,8 +158,6 @@ def _gathered(options: GatheredOptions) -> Loss:
 
     def value(y: Any, target: Any) -> Any:
         names = tuple(str(name) for name in y.shape.get_labels("vector"))
-        if names != coordinates(len(names) // 2):
-            raise ScenarioError("loss.type: gathered judges positions; set loss.on to trajectory.evaders")
         wanted = math.tensor(list(options.target) * (len(names) // 2), math.channel(vector=",".join(names)))
         return math.mean((y - wanted) ** 2, y.shape.without("sample"))
 

@@ -256,14 +256,21 @@ def check_network(plugin: NetworkPlugin) -> None:
 def check_rule(plugin: UpdateRulePlugin) -> None:
     """A rule gives a finite direction with the parameters' names and shapes, the same on both backends."""
     solver = ", inverse_solver: gradient" if "inverse_solver" in plugin.needs else ""
+    loop = "every_step" in plugin.needs
+    acts_on, data, more = (
+        ("force", "{type: rectangle_pairs, half_size: [0, 2], validation: 2}", "state, every_step: true")
+        if loop
+        else ("initial", "{type: cosine, validation: 2}", "target")
+    )
     text = f"""
 name: check
 grid: {{cells: {{x: 8}}, extent: {{x: 20}}}}
 pde: {{type: heat, diffusivity: 1.0}}
-controls: {{u0: {{acts_on: initial.temperature}}}}
-data: {{type: cosine, validation: 2}}
-networks: {{f: {{type: mlp, layers: [4], input: target, output: u0}}}}
-loss: l2
+time: {{steps: {3 if loop else 1}}}
+controls: {{u: {{acts_on: {acts_on}.temperature}}}}
+data: {data}
+networks: {{f: {{type: mlp, layers: [4], input: {more}, output: u}}}}
+loss: {{type: l2, on: final.temperature}}
 update: {{type: {plugin.name}{solver}, optimizer: {{type: sgd, learning_rate: 1.0}}}}
 """
     sections = scenario_from_text(text).sections

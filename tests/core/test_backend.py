@@ -250,15 +250,16 @@ def test_phiml_follows_the_run_and_is_put_back_afterwards(name):
     assert (get_precision(), library.get_default_device()) == before
 
 
-def test_gradients_of_what_depends_on_nothing_are_zero(backend):
+def test_gradients_of_what_depends_on_nothing_are_zero_where_that_may_be(backend):
     tree = {"a": backend.array(np.ones(2))}
     constant = backend.array(np.array(3.0))
-    value, _, gradient = backend.value_and_gradient(lambda tree: (constant, ()), tree)
+    value, _, gradient = backend.value_and_gradient(lambda tree: (constant, ()), tree, may_vanish=True)
     assert float(value) == 3.0
     assert np.array_equal(backend.numpy(gradient["a"]), [0.0, 0.0])
-    gates = {"g": backend.array(np.array([0.0, 1.0]))}
-    value, _, found = backend.gated_gradients(lambda tree, gates: (constant, ()), tree, gates)
-    assert [backend.numpy(gradient["a"]).tolist() for gradient in found] == [[0.0, 0.0], [0.0, 0.0]]
+    if backend.name == "torch":
+        # JAX cannot tell; on torch something outside of its sight has cut the gradient.
+        with pytest.raises(RuntimeError, match="does not require grad"):
+            backend.value_and_gradient(lambda tree: (constant, ()), tree)
 
 
 def test_a_gate_cuts_an_infinite_derivative_without_a_trace(backend):

@@ -381,10 +381,9 @@ def test_what_makes_no_sense_is_refused(overrides, sentence):
         scenario_from_text(TEXT.replace("pde: guidance_by_repulsion", "pde: {type: guidance_by_repulsion}"), overrides)
 
 
-def test_the_loss_judges_positions_only(backend):
-    case = built(TEXT.replace("trajectory.evaders", "force.drive"), backend)
-    with pytest.raises(ScenarioError, match=r"gathered judges positions; set loss\.on to trajectory\.evaders"):
-        updated(case)
+def test_the_loss_judges_positions_only():
+    with pytest.raises(ScenarioError, match=r"'gathered' judges final\.evaders, trajectory\.evaders, not force\.drive"):
+        scenario_from_text(TEXT.replace("trajectory.evaders", "force.drive"))
 
 
 def test_the_drawing_shows_all_where_they_are():

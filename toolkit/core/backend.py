@@ -70,8 +70,14 @@ class Backend(Protocol):
         """function(*args) with neither arguments nor result attached to a graph."""
         ...
 
-    def value_and_gradient(self, function: Callable[[Any], tuple[Array, Any]], tree: Any) -> tuple[Any, Any, Any]:
-        """(value, aux, gradient) of function(tree) -> (scalar, aux); gradient has the tree's structure."""
+    def value_and_gradient(
+        self, function: Callable[[Any], tuple[Array, Any]], tree: Any, may_vanish: bool = False
+    ) -> tuple[Any, Any, Any]:
+        """(value, aux, gradient) of function(tree) -> (scalar, aux); gradient has the tree's structure.
+
+        A value that depends on nothing of the tree is an error where the library sees it (torch), because something
+        has cut the gradient, unless it `may_vanish`.
+        """
         ...
 
     def gate(self, value: Array, factor: Array) -> Array:

@@ -85,7 +85,9 @@ class JaxBackend:
     def without_gradient(self, function: Callable[..., Any], *args: Any) -> Any:
         return self.stop_gradient(function(*self.stop_gradient(args)))
 
-    def value_and_gradient(self, function: Callable[[Any], tuple[Any, Any]], tree: Any) -> tuple[Any, Any, Any]:
+    def value_and_gradient(
+        self, function: Callable[[Any], tuple[Any, Any]], tree: Any, may_vanish: bool = False
+    ) -> tuple[Any, Any, Any]:
         (value, aux), gradient = jax.value_and_grad(function, has_aux=True)(tree)
         return value, aux, gradient
 

@@ -90,9 +90,7 @@ class _Rematerialised(torch.autograd.Function):
 
 
 def _gradients(value: torch.Tensor, leaves: list[Any], retain_graph: bool = False) -> list[torch.Tensor]:
-    """∂value/∂leaf of each, zero where it does not depend on it."""
-    if not value.requires_grad:
-        return [torch.zeros_like(leaf) for leaf in leaves]
+    """∂value/∂leaf of each, zero where it does not depend on it; RuntimeError where it depends on none."""
     gradients = torch.autograd.grad(value, leaves, retain_graph=retain_graph, allow_unused=True)
     return [torch.zeros_like(x) if g is None else g for g, x in zip(gradients, leaves, strict=True)]
 
@@ -130,12 +128,15 @@ class TorchBackend:
         with torch.no_grad():
             return self.stop_gradient(function(*self.stop_gradient(args)))
 
-    def value_and_gradient(self, function: Callable[[Any], tuple[Any, Any]], tree: Any) -> tuple[Any, Any, Any]:
+    def value_and_gradient(
+        self, function: Callable[[Any], tuple[Any, Any]], tree: Any, may_vanish: bool = False
+    ) -> tuple[Any, Any, Any]:
         leaves, structure = pytree.tree_flatten(tree)
         leaves = [leaf.detach().requires_grad_() for leaf in leaves]
         with torch.enable_grad():
             value, aux = function(pytree.tree_unflatten(leaves, structure))
-            gradients = _gradients(value, leaves)
+            vanishes = may_vanish and not value.requires_grad
+            gradients = [torch.zeros_like(leaf) for leaf in leaves] if vanishes else _gradients(value, leaves)
         return value.detach(), self.stop_gradient(aux), pytree.tree_unflatten(gradients, structure)
 
     def gate(self, value: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:

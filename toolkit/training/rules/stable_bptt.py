@@ -91,7 +91,10 @@ class StableBptt:
 
         if self.flow != "combined":
             flow = GradientFlow(*self._gates(problem, self.flow))
-            value, (x, after), direction = b.value_and_gradient(lambda params: objective(params, flow), params)
+            # With all paths cut, nothing may be left: explicit Euler moves what is judged a step later.
+            value, (x, after), direction = b.value_and_gradient(
+                lambda params: objective(params, flow), params, may_vanish=self.flow != "full"
+            )
             return Update(direction, value, buffers=after, controls=x)
         (alpha, beta), (agreeing, _) = (self._gates(problem, word) for word in VOTE)
         gates = {"alpha": b.array(np.array([alpha, agreeing], float), "physics")}
