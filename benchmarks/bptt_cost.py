@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -22,6 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import jax
 import jax.numpy as jnp
+from turns import Contender, take_turns
 
 from toolkit import load_scenario
 from toolkit.core.backend import Backend, using
@@ -83,21 +83,6 @@ def plain_update(combined: bool) -> Callable[..., Any]:
     return jax.jit(update)
 
 
-class Contender:
-    """Something that makes one update after another."""
-
-    def __init__(self, step: Callable[[], Any]):
-        start = time.perf_counter()
-        step()
-        self.first, self.step, self.seconds = time.perf_counter() - start, step, []
-
-    def run(self) -> None:
-        """One update."""
-        start = time.perf_counter()
-        self.step()
-        self.seconds.append(time.perf_counter() - start)
-
-
 def ours(backend: Backend, poles: int, flow: str) -> Contender:
     """Updates of the scenario, from state to state."""
     made = built(backend, poles, flow)
@@ -133,9 +118,7 @@ def by_hand(backend: Backend, poles: int, combined: bool) -> Contender:
 
 def table(title: str, contenders: dict[str, Contender], repeats: int, against: str) -> None:
     """Take turns, then print a row for each."""
-    for _ in range(repeats):
-        for contender in contenders.values():
-            contender.run()
+    take_turns(contenders.values(), repeats)
     reference = contenders[against].seconds
     print(f"\n{title}\n{'':24} |  first s | median ms | least ms | of {against} (least)")
     for name, contender in contenders.items():

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -25,6 +24,7 @@ import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
+from turns import Contender, take_turns
 
 from toolkit import load_scenario
 from toolkit.core.backend import Backend, using
@@ -90,21 +90,6 @@ def plain_update(names: list[str], with_jacobian: bool = False) -> Callable[[Any
     return jax.jit(update)
 
 
-class Contender:
-    """Something that makes one update after another from the same state."""
-
-    def __init__(self, step: Callable[[], Any]):
-        start = time.perf_counter()
-        step()
-        self.first, self.step, self.seconds = time.perf_counter() - start, step, []
-
-    def run(self) -> None:
-        """One update."""
-        start = time.perf_counter()
-        self.step()
-        self.seconds.append(time.perf_counter() - start)
-
-
 def contender(backend: Backend, made: Built) -> Contender:
     """Updates of a scenario."""
     trainer, batches = made.trainer, made.batches
@@ -153,16 +138,12 @@ def main() -> None:
             programs[name] = contender(backend, made)
             if name != "adam":
                 differences[name] = difference(made, expected, j)
-        for _ in range(options.repeats):
-            for program in programs.values():
-                program.run()
+        take_turns(programs.values(), options.repeats)
         _table(programs, differences)
     if not options.no_torch:
         with using("torch", "cpu", "float64", "float64") as backend:
             slow = {f"torch {name}": contender(backend, built(backend, RULES[name])) for name in ("hig", "adam")}
-            for _ in range(max(3, options.repeats // 8)):
-                for program in (*slow.values(), programs["hig"]):
-                    program.run()
+            take_turns((*slow.values(), programs["hig"]), max(3, options.repeats // 8))
             _table({**slow, "plain JAX": programs["plain JAX"]}, {})
 
 

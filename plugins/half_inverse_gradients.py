@@ -5,12 +5,12 @@
 
 Plain gradients progress along a singular direction at the rate s², Gauss–Newton at the same rate along all of them,
 which small s do not survive; κ = −1/2 is half way. For any PDE, network and loss; also for controls without a network,
-and for the proxy loss of `sip` (`network_rule: hig`).
+and for the proxy loss of `sip` (`network_rule: hig`). Schnell, Holl, Thuerey: Half-Inverse Gradients for Physical Deep
+Learning, ICLR 2022.
 
 Levenberg–Marquardt damps what the others cut off. λ stays what it is: rules keep nothing between updates, and a trial
 of several λ would need the loss at parameters that only the optimizer knows. Being relative to s_max², it follows the
-scale of J. Schnell, Holl, Thuerey: Half-Inverse Gradients for Physical Deep
-Learning, ICLR 2022.
+scale of J.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Literal
 from toolkit import HalfInverseRule, HalfInversion, Options, UpdateRulePlugin, option
 
 GIB = 2**30
+FORMULA = "J = ∂y/∂θ = U diag(s) Vᵀ\ndirection = V diag(s^κ [s > τ s_max]) Uᵀ ∂L/∂y"
 
 
 class HalfInverseOptions(Options):
@@ -86,6 +87,7 @@ HIG = UpdateRulePlugin(
     potential=False,
     network_rule=True,
     references=("Schnell, Holl, Thuerey 2022, Eq. 5",),
+    formula=FORMULA,
 )
 GAUSS_NEWTON = UpdateRulePlugin(
     name="gauss_newton",
@@ -96,6 +98,7 @@ GAUSS_NEWTON = UpdateRulePlugin(
     potential=False,
     network_rule=True,
     references=("Schnell, Holl, Thuerey 2022, section 2",),
+    formula=FORMULA,
 )
 LEVENBERG_MARQUARDT = UpdateRulePlugin(
     name="levenberg_marquardt",
@@ -106,4 +109,5 @@ LEVENBERG_MARQUARDT = UpdateRulePlugin(
     potential=False,
     network_rule=True,
     references=("Marquardt: An algorithm for least-squares estimation of nonlinear parameters, SIAM J. 11, 1963",),
+    formula="J = ∂y/∂θ = U diag(s) Vᵀ\ndirection = V diag(s / (s² + λ s_max²)) Uᵀ ∂L/∂y",
 )

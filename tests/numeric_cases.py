@@ -75,6 +75,11 @@ train: {{steps: 2, batch_size: 3}}
 
 def updated(case: Case) -> dict[str, Any]:
     """Direction, loss, x̃ and x of the case's rule on its validation batch, as NumPy arrays; one program on JAX."""
+    return updating(case)(case.params)
+
+
+def updating(case: Case) -> Callable[[Any], dict[str, Any]]:
+    """`updated` for any parameters, by one program on JAX."""
     rule, b = case.trainer.rule, case.problem.backend
 
     def function(params: Any, buffers: Any, tree: Any) -> Any:
@@ -87,9 +92,14 @@ def updated(case: Case) -> dict[str, Any]:
             "buffers": dict(update.buffers),
         }
 
-    arguments = (case.params, case.buffers, case.validation.tree())
-    result = b.compile(function, *arguments)(*arguments)
-    return {kind: {name: b.numpy(value) for name, value in tree.items()} for kind, tree in result.items()}
+    others = (case.buffers, case.validation.tree())
+    program = b.compile(function, case.params, *others)
+
+    def update(params: Any) -> dict[str, Any]:
+        result = program(params, *others)
+        return {kind: {name: b.numpy(value) for name, value in tree.items()} for kind, tree in result.items()}
+
+    return update
 
 
 def ode_rollout(backend: Backend, plugin: PDEPlugin, parameters: Any, steps: int, dt: float) -> Rollout:

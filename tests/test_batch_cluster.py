@@ -61,7 +61,8 @@ def wait_for(running, folder, count, step):
 
 def test_members_of_a_lost_worker_go_on_elsewhere(tmp_path, cluster):
     address, workers = cluster
-    path = write_scenario(tmp_path, PARABOLA, SEEDS, ("steps: 4", "steps: 400"), ("every: 2, c", "every: 100, c"))
+    rare = ("validate_every: 2, checkpoint_every: 2", "validate_every: 100, checkpoint_every: 20")
+    path = write_scenario(tmp_path, PARABOLA, SEEDS, ("steps: 4", "steps: 400"), rare)
     running = process("batch", path, "--scheduler", address, "--out", tmp_path / "out")
     victim = wait_for(running, tmp_path / "out", 1, 25)[0]
     before = status(victim)

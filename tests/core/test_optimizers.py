@@ -64,11 +64,15 @@ START = {"a": np.array([[-1.2, 0.3], [1.0, 0.7]]), "b": np.array([1.0, 2.0, -0.5
 
 
 def walk(backend, optimizer, objective, params, state, steps):
-    """Parameters after each step, and the last state."""
-    path = []
-    for _ in range(steps):
+    """Parameters after each step, and the last state; a step is one program on JAX."""
+
+    def step(params, state):
         _, _, gradient = backend.value_and_gradient(lambda p: (objective(p), {}), params)
-        params, state = optimizer.update(gradient, state, params)
+        return optimizer.update(gradient, state, params)
+
+    program, path = backend.compile(step, params, state), []
+    for _ in range(steps):
+        params, state = program(params, state)
         path.append(np.concatenate([backend.numpy(v).ravel() for v in params.values()]))
     return np.array(path), params, state
 

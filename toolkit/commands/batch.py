@@ -108,4 +108,6 @@ def _next(ended: Any, failed: int) -> str:
     if failed or ended.problems:
         recorded = any(state.status == "failed" and not state.crashed for state in ended.failed)
         return f"{again} {RETRY}" if recorded else again
+    if len(ended.members) > 1:
+        return shlex.join(["phinverse", "compare", *map(str, ended.paths)])
     return f"phinverse plot {ended.paths[0]}"
