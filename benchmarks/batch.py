@@ -1,12 +1,15 @@
 """What `phinverse batch` gains and costs: 3 rules × 3 ξ × 2 seeds of the sine, one after the other and in parallel.
 
-    python benchmarks/batch.py [--steps 3000] [--backend jax]
+    python benchmarks/batch.py [--steps 10000] [--backend jax]
 
-All three ways start from the shell, with one thread per process:
+All ways start from the shell, with one thread per process:
 
     run                  the sweep in one process
     batch --workers 1    the same, with the batch around it: its overhead
     batch --workers 2    two processes: the speed-up; its numbers are compared with those of the first, bit for bit
+    batch --scheduler    a Dask cluster of two worker processes on this machine, which stand ready before the clock runs
+
+Before that, an empty run: one step of gradient descent in two dimensions, whose time is that of the framework.
 
 `members` is the sum of the members' own times (`started` to `finished` in run.json), `idle CPU` says how much of the
 machine others left to the measurement: with less than 90 % the figures are theirs as much as ours.
@@ -17,19 +20,24 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+from distributed import Client
 
 from toolkit import open_sweep
 from toolkit.runs.batch_process import environment
 
 SCENARIO = Path(__file__).resolve().parents[1] / "scenarios" / "sine.yaml"
+PARABOLA = SCENARIO.with_name("parabola_gradient.yaml")
 SWEEP = """\
 sweep:
   rule:
@@ -53,6 +61,39 @@ def scenario(folder: Path, steps: int, backend: str) -> Path:
     return path
 
 
+@contextmanager
+def cluster(workers: int) -> Iterator[str]:
+    """Address of a Dask scheduler on this machine with so many worker processes of one thread, all connected."""
+    dask = str(Path(sys.executable).with_name("dask"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    commands = [[dask, "scheduler", "--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--no-dashboard"]]
+    commands += [[dask, "worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]] * workers
+    with tempfile.TemporaryDirectory() as folder:
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        started = [subprocess.Popen(command, cwd=folder, env=environment(1), **quiet) for command in commands]
+        try:
+            with Client(address, timeout=60) as client:
+                client.wait_for_workers(workers, timeout=60)
+            yield address
+        finally:
+            for process in reversed(started):
+                process.kill()
+                process.wait()
+
+
+def empty_run(folder: Path, backend: str) -> tuple[float, float]:
+    """Seconds of a run that does next to nothing: from the shell, and from `started` to `finished` in run.json."""
+    path = folder / "empty.yaml"
+    path.write_text(
+        f"name: empty\nextends: {PARABOLA}\ntrain: {{steps: 1}}\nrun: {{backend: {backend}, device: cpu}}\n"
+        "output: {plots: false}\n"
+    )
+    run, wall, _ = measure(["run", str(path)], folder / "empty")
+    return wall, seconds(run)
+
+
 def measure(arguments: list[str], out: Path) -> tuple[Path, float, float]:
     """(sweep directory, wall seconds, share of the CPU time of all cores that was used by nobody else)."""
     command = [str(Path(sys.executable).with_name("phinverse")), *arguments, "--out", str(out), "--quiet"]
@@ -73,11 +114,13 @@ def _busy() -> float:
 
 def members(sweep: Path) -> list[float]:
     """Seconds from start to end of each member."""
-    found = []
-    for file in sorted(sweep.glob("*/run.json")):
-        run = json.loads(file.read_text())
-        found.append((datetime.fromisoformat(run["finished"]) - datetime.fromisoformat(run["started"])).total_seconds())
-    return found
+    return [seconds(file.parent) for file in sorted(sweep.glob("*/run.json"))]
+
+
+def seconds(path: Path) -> float:
+    """From start to end of a run."""
+    run = json.loads((path / "run.json").read_text())
+    return (datetime.fromisoformat(run["finished"]) - datetime.fromisoformat(run["started"])).total_seconds()
 
 
 def same(one: Path, other: Path) -> bool:
@@ -89,17 +132,21 @@ def same(one: Path, other: Path) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=10000)
     parser.add_argument("--backend", default="jax", choices=["torch", "jax"])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         path = str(scenario(folder, options.steps, options.backend))
+        wall, inside = empty_run(folder, options.backend)
+        print(f"an empty run: {wall:.1f} s from the shell, {inside:.1f} s from its start to its end")
         print(f"18 members of {options.steps} steps, {options.backend}, one thread per process")
         print("way               | wall, s | members, s | wall / members | against run | same numbers | idle CPU")
         first: tuple[Path, float] | None = None
-        for way in (["run"], ["batch", "--workers", "1"], ["batch", "--workers", "2"]):
-            sweep, wall, idle = measure([way[0], path, *way[1:]], folder / "-".join(way))
+        for way in (["run"], ["batch", "--workers", "1"], ["batch", "--workers", "2"], ["batch", "--scheduler"]):
+            with cluster(2) if way[-1] == "--scheduler" else nullcontext() as address:
+                more = [] if address is None else [address]
+                sweep, wall, idle = measure([way[0], path, *way[1:], *more], folder / "-".join(way))
             first = first or (sweep, wall)
             total = sum(members(sweep))
             print(

@@ -43,8 +43,19 @@ def test_runs_started_together_never_share_a_directory(tmp_path):
 
 
 def test_a_name_that_is_taken_is_refused(tmp_path):
-    create(tmp_path, "heat", "abc", "mine")
+    taken = create(tmp_path, "heat", "abc", "mine")
+    taken.record.write_text("{}")
     with pytest.raises(ScenarioError, match=r"--name: .*mine exists already.*phinverse resume"):
+        create(tmp_path, "heat", "abc", "mine")
+
+
+def test_a_name_is_free_again_if_its_run_was_killed_before_it_began(tmp_path):
+    left = create(tmp_path, "heat", "abc", "mine")
+    left.scenario.write_text("name: heat\n")
+    (left.path / ".run.123.part.json").write_text("{")
+    assert create(tmp_path, "heat", "abc", "mine").path == left.path
+    (left.path / "notes.txt").write_text("a user's own")
+    with pytest.raises(ScenarioError, match="exists already"):
         create(tmp_path, "heat", "abc", "mine")
 
 

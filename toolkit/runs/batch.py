@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.core.errors import PhinverseError, ScenarioError
-from toolkit.runs import batch_process, execute, record
+from toolkit.runs import batch_process, execute, outcome, record
 from toolkit.runs.batch_plan import Member, Plan, check_directories, create_directories, plan
 from toolkit.runs.batch_process import Process
 from toolkit.runs.batch_state import GO_ON, STOP_SECONDS, STOPPING, TICK, BatchEvents, MemberState, Order
@@ -89,7 +89,7 @@ def run_batch(
 
 def _state(member: Member, retry_failed: bool) -> MemberState:
     """What is known of a member before anything is done; the process that takes it looks again, under its lock."""
-    before = execute.directory_status(member.directory)
+    before = outcome.status_of(member.directory)
     if before == "done" or (before == "failed" and not retry_failed):
         reason = record.read(member.directory.record).reason
         return MemberState(member, before, reason=reason)
@@ -209,7 +209,7 @@ class _Work:
             self._slots[self._slots.index(process)] = None
         state = self._at.pop(process, None)
         if state is not None:
-            found = execute.directory_status(state.member.directory)
+            found = outcome.status_of(state.member.directory)
             if found == "done":
                 self._order.ended(state, "done")
             elif self._order.stopping:

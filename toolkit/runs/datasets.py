@@ -1,13 +1,17 @@
-"""xarray Datasets to and from NetCDF files that CF 1.11 finds no fault with.
+"""xarray Datasets to and from NetCDF files that CF 1.11 finds no fault with; Zarr stores are read alike.
 
 What NetCDF or CF cannot hold is encoded on the way out and restored on the way in: complex arrays are split
 into `<name>_re` and `<name>_im`, text labels along a dimension become the auxiliary coordinate `<dim>_name`,
 and attributes other than text and numbers become JSON text.
+
+What is large is opened as dask arrays: reductions go chunk by chunk, and only what is asked for is read.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +19,20 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from toolkit.core.errors import StorageError
+from toolkit.core.errors import MissingError, StorageError
 from toolkit.runs import atomic, names
 from toolkit.runs.provenance import Provenance, utc_now
+from toolkit.runs.sample_first import sample_first
 
 Attribute = str | int | float
+
+LAZY_BYTES = 2**28
+"""Uncompressed size above which the variables of a file are dask arrays."""
+CHUNK_BYTES = 2**25
+"""Size up to which neighbouring chunks of a file are one chunk in dask."""
+
+Chunks = bool | Mapping[str, int] | None
+"""Dask arrays or not: None for those of large files, True and False for all and none, sizes by dimension."""
 
 
 def clean_attributes(attributes: Mapping[str, Any]) -> dict[str, Attribute]:
@@ -79,17 +92,70 @@ def write_dataset(path: Path, dataset: xr.Dataset) -> None:
         raise atomic.storage_error("write", path, error) from error
 
 
-def open_dataset(path: Path) -> xr.Dataset:
-    """Open a NetCDF file lazily (complex variables are read at once); it must be closed."""
-    if not path.is_file():
+def open_dataset(path: Path, chunks: Chunks = None) -> xr.Dataset:
+    """Open a NetCDF file or Zarr store lazily; it must be closed.
+
+    `chunks` None: dask arrays where it holds more than LAZY_BYTES, a few frames or samples per chunk; True: always;
+    False: never, complex variables are then read at once; a mapping: always, with these sizes, whole dimensions else.
+    """
+    return decoded(open_raw(path, decode_times=False, decode_timedelta=False), chunks)
+
+
+def open_raw(path: Path, **options: Any) -> xr.Dataset:
+    """A NetCDF file or Zarr store as xarray opens it with these options."""
+    store = path.suffix == ".zarr"
+    if not (path.is_dir() if store else path.is_file()):
         raise StorageError(f"no file {path}; the run has not written it (yet)")
+    if store and importlib.util.find_spec("zarr") is None:
+        raise MissingError(f"{path} is a Zarr store: pip install 'phinverse[zarr]'")
+    options |= {"engine": "zarr", "consolidated": True} if store else {"engine": "netcdf4"}
     try:
-        dataset = xr.open_dataset(path, engine="netcdf4", decode_times=False, decode_timedelta=False)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise StorageError(
-            f"cannot read {path}: {error}; if the run is still going, its file is locked until the run ends"
-        ) from error
-    return _decode(dataset)
+        return xr.open_dataset(path, **options)
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise StorageError(f"cannot read {path}: {error}") from error
+
+
+def decoded(dataset: xr.Dataset, chunks: Chunks = None) -> xr.Dataset:
+    """A Dataset as users want it, of one as files hold it: labels as indexes, parts of complex numbers joined, dask
+    arrays where `chunks` says so. It closes what the other one would."""
+    large = dataset.nbytes > LAZY_BYTES
+    result = sample_first(_labelled(dataset))
+    if chunks is True or (chunks is None and large):
+        result = result.chunk(_chunk_sizes(result))
+    elif chunks is not None and chunks is not False:
+        result = result.chunk(dict(chunks))
+    result = _joined(result)
+    if result is not dataset:
+        # Derived Datasets do not own the file; closing this one must close it.
+        result.set_close(dataset.close)
+    return result
+
+
+def grown(shape: Sequence[int], chunk: Sequence[int], itemsize: int, limit: int) -> tuple[int, ...]:
+    """The largest multiple of a chunk that is not above `limit` bytes, grown from the last dimension to the first."""
+    sizes = [max(1, min(pair)) for pair in zip(shape, chunk, strict=True)]
+    for i in reversed(range(len(sizes))):
+        room = limit // (math.prod(sizes) * itemsize)
+        sizes[i] = max(1, min(shape[i], sizes[i] * max(1, room)))
+        if sizes[i] < shape[i]:
+            break
+    return tuple(sizes)
+
+
+def stored_chunk(variable: xr.Variable) -> tuple[int, ...]:
+    """The shape of a variable's chunks in its file; single values where it has none."""
+    found = variable.encoding.get("chunksizes") or variable.encoding.get("chunks")
+    return tuple(found) if found and len(found) == variable.ndim else (1,) * variable.ndim
+
+
+def _chunk_sizes(dataset: xr.Dataset) -> dict[str, int]:
+    """By dimension a multiple of the chunks in the file; the largest variable decides."""
+    sizes: dict[str, int] = {}
+    for array in sorted(dataset.data_vars.values(), key=lambda array: -array.nbytes):
+        chunk = grown(array.shape, stored_chunk(array.variable), array.dtype.itemsize, CHUNK_BYTES)
+        for dim, size in zip(array.dims, chunk, strict=True):
+            sizes.setdefault(str(dim), size)
+    return sizes
 
 
 def _encode(dataset: xr.Dataset) -> xr.Dataset:
@@ -119,24 +185,37 @@ def _encode(dataset: xr.Dataset) -> xr.Dataset:
 _PARTS = ((names.REAL, np.real, "real"), (names.IMAGINARY, np.imag, "imaginary"))
 
 
-def _decode(dataset: xr.Dataset) -> xr.Dataset:
-    """The inverse of `_encode`, cleaned attributes apart."""
+def _labelled(dataset: xr.Dataset) -> xr.Dataset:
+    """Text labels along a dimension as its index."""
     result = dataset
     for dim in [str(d) for d in dataset.dims]:
         label = names.label_name(dim)
         if dim not in result.coords and label in result.variables and result[label].dims == (dim,):
-            values = result[label].values.astype(str)
+            # By way of objects: Zarr gives texts of variable length.
+            values = result[label].values.astype(object).astype(str)
             result = result.drop_vars(label).assign_coords({dim: (dim, values, dataset[label].attrs)})
+    return result
+
+
+def _joined(dataset: xr.Dataset) -> xr.Dataset:
+    """The parts of complex variables as one."""
+    result = dataset
     for key in [str(k) for k in dataset.data_vars if str(k).endswith(names.REAL)]:
         name = key.removesuffix(names.REAL)
         other = name + names.IMAGINARY
         if other in dataset.data_vars:
-            joined = result[key] + 1j * result[other]
+            real, imaginary = result[key], result[other]
+            kind = np.result_type(real.dtype, imaginary.dtype, np.complex64)
+            joined = xr.apply_ufunc(_complex, real, imaginary, dask="parallelized", output_dtypes=[kind])
             joined.attrs = dict(dataset[key].attrs)
             if "long_name" in joined.attrs:  # files of others may lack it
                 joined.attrs["long_name"] = joined.attrs["long_name"].removeprefix("real part of ")
             result = result.drop_vars([key, other]).assign({name: joined})
-    if result is not dataset:
-        # Derived Datasets do not own the file; closing this one must close it.
-        result.set_close(dataset.close)
     return result
+
+
+def _complex(real: np.ndarray, imaginary: np.ndarray) -> np.ndarray:
+    # A sum with 1j * imaginary would turn infinities into NaN.
+    joined = np.empty(real.shape, np.result_type(real.dtype, imaginary.dtype, np.complex64))
+    joined.real, joined.imag = real, imaginary
+    return joined

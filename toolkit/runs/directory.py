@@ -19,6 +19,7 @@ from toolkit.runs.record import RunRecord
 LAST = "last"
 SWEEP_FILE = "sweep.json"
 RECORD_FILE = "run.json"
+SCENARIO_FILE = "scenario.yaml"
 MAX_ATTEMPTS = 1000
 
 _NAME = re.compile(r"\w[\w.,=+@-]*")
@@ -33,7 +34,7 @@ class RunDirectory:
     @property
     def scenario(self) -> Path:
         """The resolved scenario, runnable as it is."""
-        return self.path / "scenario.yaml"
+        return self.path / SCENARIO_FILE
 
     @property
     def record(self) -> Path:
@@ -56,6 +57,18 @@ class RunDirectory:
         return self.path / "fields.nc"
 
     @property
+    def fields_store(self) -> Path:
+        """Fields as a Zarr store, of runs with `output.format: zarr`."""
+        return self.path / "fields.zarr"
+
+    @property
+    def stored_fields(self) -> Path | None:
+        """Whichever of the two there is; None as long as there is neither."""
+        if self.fields.is_file():
+            return self.fields
+        return self.fields_store if self.fields_store.is_dir() else None
+
+    @property
     def checkpoint(self) -> Path:
         """Folder of the checkpoint."""
         return self.path / "checkpoint"
@@ -64,6 +77,11 @@ class RunDirectory:
     def plots(self) -> Path:
         """Folder of the pictures."""
         return self.path / "plots"
+
+    @property
+    def reserve(self) -> Path:
+        """Takes up space while the run goes on, for the record of its end."""
+        return self.path / ".reserve"
 
     @property
     def sweep(self) -> Path:
@@ -100,7 +118,7 @@ def create(
     _make(parent)
     if run_id is not None:
         path = parent / check_name(run_id, "--name")
-        if not _claim(path):
+        if not _claim(path) and not _abandoned(path):
             raise ScenarioError(
                 f"--name: {path} exists already; choose another name, or go on with `phinverse resume {path}`"
             )
@@ -192,6 +210,14 @@ def _make(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise atomic.storage_error("create", path, error) from error
+
+
+def _abandoned(path: Path) -> bool:
+    """Whether a folder is what a process leaves that is killed before it says what it runs; its lock decides the rest.
+
+    Not asked of automatic names, whose folders may belong to a process that has begun in the same second.
+    """
+    return path.is_dir() and all(file.name == SCENARIO_FILE or atomic.is_leftover(file) for file in path.iterdir())
 
 
 def _claim(path: Path) -> bool:

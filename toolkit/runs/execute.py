@@ -19,7 +19,7 @@ import xarray as xr
 from toolkit.core.backend import Backend, choose_device, devices, using
 from toolkit.core.errors import Interrupted, PhinverseError, ScenarioError
 from toolkit.core.solves import run_errors
-from toolkit.runs import atomic, checkpoint, monitors, peak_memory, record
+from toolkit.runs import atomic, checkpoint, monitors, outcome, peak_memory, record
 from toolkit.runs.datasets import global_attributes
 from toolkit.runs.directory import RunDirectory, create, create_cell
 from toolkit.runs.events import SILENT, Events
@@ -33,6 +33,7 @@ from toolkit.runs.session import Session
 from toolkit.runs.simulation import simulate
 from toolkit.runs.stopping import StopRequest, stop_requests
 from toolkit.runs.sweep_curves import write_sweep_curves
+from toolkit.runs.sweep_fields import write_fields
 from toolkit.runs.sweep_plot import write_sweep_plot
 from toolkit.runs.sweeps import write_sweep
 from toolkit.scenario.build import build
@@ -127,19 +128,15 @@ def complete(
     directory = RunDirectory(path)
     with locked(path):
         # Looked at under the lock: another process may have finished it a moment ago.
-        before = directory_status(directory)
+        before = outcome.status_of(directory)
         if before == "running" and not trust_lock:
             raise DirectoryInUse(f"{path} is in use by another process; wait for it, or stop it first")
         if before == "done" or (before == "failed" and not retry_failed):
             return before
-        _run_locked(directory, scenario, events, command, before in ("interrupted", "running"), device)
+        goes_on = before == "running" or outcome.goes_on(directory, before)
+        _run_locked(directory, scenario, events, command, goes_on, device)
     _plot(directory, scenario, events)
     return "done"
-
-
-def directory_status(directory: RunDirectory) -> str:
-    """The true status of a run directory, "" of one that has not begun."""
-    return record.observed(record.read(directory.record)).status if directory.record.is_file() else ""
 
 
 def resume(path: str | Path, events: Events = SILENT) -> Run:
@@ -175,7 +172,7 @@ def _run_cells(directory: RunDirectory, cells: list[Cell], events: Events, comma
     failed: dict[str, str] = {}
     for number, cell in enumerate(cells, start=1):
         member = create_cell(directory.path, cell.cell_id)
-        before = directory_status(member)
+        before = outcome.status_of(member)
         if before in ("done", "running"):
             events.message(f"cell {number} of {len(cells)}: {cell.cell_id} is {before}")
             if before == "done":
@@ -185,21 +182,27 @@ def _run_cells(directory: RunDirectory, cells: list[Cell], events: Events, comma
             continue
         events.message(f"cell {number} of {len(cells)}: {cell.cell_id}")
         try:
-            _run_in(member, cell.scenario, events, command, resume=before == "interrupted").stored.close()
+            _run_in(member, cell.scenario, events, command, resume=outcome.goes_on(member, before)).stored.close()
             done.append(cell.cell_id)
         except Interrupted:
             raise
         except Exception as error:
             # A bug in one cell, too, must not cost the others; its trace is in the log, its reason in run.json.
             _log.debug("cell %s failed", cell.cell_id, exc_info=error)
-            failed[cell.cell_id] = str(error) if isinstance(error, PhinverseError) else _reason(error)
+            failed[cell.cell_id] = outcome.reason(error)
             events.message(f"{cell.cell_id} failed: {failed[cell.cell_id]}")
     combine_cells(directory, cells, events)
     return Sweep(directory.path, tuple(done), failed)
 
 
 def combine_cells(directory: RunDirectory, cells: list[Cell], events: Events) -> None:
-    """Put the metrics of the members together, and draw them."""
+    """Put the fields and metrics of the members together, and draw the metrics."""
+    try:
+        write_fields(directory.path, events.message)
+    except PhinverseError as error:
+        # Every member has its own.
+        events.message(f"the fields of the members are not put together: {error}")
+    # The last, so that a sweep whose `metrics.nc` is up to date has been dealt with.
     if write_sweep(directory.path) is None or not any(cell.scenario.sections.output.plots for cell in cells):
         return
     try:
@@ -208,10 +211,6 @@ def combine_cells(directory: RunDirectory, cells: list[Cell], events: Events) ->
     except PhinverseError as error:
         # The results are complete without pictures.
         events.message(f"no picture of the sweep: {error}")
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 def _check_device(scenario: Scenario) -> None:
@@ -253,51 +252,12 @@ def _run_locked(
         ) as backend,
     ):
         peak_memory.reset()
-        _begin(directory, scenario, backend, command, resume)
-        try:
-            # A run that was killed before its first checkpoint starts again.
-            with run_errors(sections.pde.type):
-                network = _work(
-                    directory, scenario, backend, events, stop, resume and checkpoint.exists(directory.checkpoint)
-                )
-        except Interrupted as error:
-            _finish(directory, "interrupted", str(error), exit_code=error.exit_code)
-            raise
-        except KeyboardInterrupt:
-            _finish(directory, "interrupted", "interrupted twice", exit_code=130)
-            raise
-        except Exception as error:
-            reason = str(error) if isinstance(error, PhinverseError) else _reason(error)
-            _finish(directory, "failed", reason, exit_code=getattr(error, "exit_code", 1))
-            raise
-        _finish(directory, "done", None, exit_code=0)
+        outcome.begin(directory, scenario, backend, command, resume)
+        # A run that was killed before its first checkpoint starts again.
+        goes_on = resume and checkpoint.exists(directory.checkpoint)
+        with outcome.told(directory), run_errors(sections.pde.type):
+            network = _work(directory, scenario, backend, events, stop, goes_on)
     return network
-
-
-def _begin(
-    directory: RunDirectory, scenario: Scenario, backend: Backend, command: tuple[str, ...], resume: bool
-) -> None:
-    sections = scenario.sections
-    if resume:
-        record.update(directory.record, status="running")
-        return
-    # Killed before its first own checkpoint, the run must not go on from that of an earlier attempt.
-    checkpoint.remove(directory.checkpoint)
-    atomic.write_text(directory.scenario, scenario.to_yaml())
-    seeds = {"run": sections.run.seed} | ({"data": sections.data.seed} if sections.data else {})
-    precision = {"physics": backend.physics_dtype, "network": backend.network_dtype}
-    record.write(
-        directory.record,
-        record.begin(
-            scenario.name,
-            scenario.content_hash(),
-            collect(command),
-            backend=backend.name,
-            device=backend.device,
-            seeds=seeds,
-            details={"precision": precision},
-        ),
-    )
 
 
 def _work(
@@ -362,10 +322,3 @@ def _write_metrics(
             {**attributes, "compile_seconds": compile_seconds},
             {**METRICS, **described},
         )
-
-
-def _finish(directory: RunDirectory, status: str, reason: str | None, exit_code: int) -> None:
-    details = {**record.read(directory.record).details, "exit_code": exit_code}
-    peak = peak_memory.peak_bytes()
-    details |= {} if peak is None else {"peak_memory_bytes": peak}
-    record.update(directory.record, status=status, reason=reason, details=details)

@@ -3,12 +3,19 @@
 A stream writes its frames along one unlimited dimension (`t` of a simulation, `step` of an optimisation) and
 hands each to the operating system before the next is computed: memory does not grow, and a killed process
 leaves a file that holds every frame written. The file appears under its name once its header is complete.
+
+Whole files are NetCDF-4. Streams are CDF-5, the classic format for large data, whose unlimited dimension comes first:
+there a frame is bytes at the end of the file, and counts once a single number in the header says so. A process that is
+killed while HDF5, which NetCDF-4 files are, rearranges its index leaves a file that nobody can open.
 """
 
 from __future__ import annotations
 
+import ctypes
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,6 +28,13 @@ from toolkit.physics.grid import Grid
 from toolkit.runs import atomic, names
 from toolkit.runs.datasets import clean_attributes
 from toolkit.runs.layout import Coordinate, Variable, define_coordinates, define_variable
+
+WHOLE, STREAM = "NETCDF4", "NETCDF3_64BIT_DATA"
+"""Formats, in the words of the netCDF4 library."""
+CACHE = 2**20
+"""Bytes of the chunk cache of each variable: chunks are written once and as a whole."""
+COPIED = 2**24
+"""Bytes that are copied at a time, about."""
 
 
 class FieldWriter:
@@ -40,12 +54,12 @@ class FieldWriter:
         with (
             atomic.replacing(path) as temporary,
             reported("write", path),
-            netCDF4.Dataset(temporary, "w", format="NETCDF4") as dataset,
+            written(temporary, WHOLE if append_dim is None else STREAM) as dataset,
         ):
             dataset.setncatts(clean_attributes(attributes))
             define_coordinates(dataset, coordinates, append_dim)
             for variable in variables:
-                define_variable(dataset, variable, append_dim, grid)
+                define_variable(dataset, _leading(variable, append_dim), append_dim, grid)
         self._open(path, 0)
 
     @classmethod
@@ -65,13 +79,19 @@ class FieldWriter:
         return writer
 
     def _open(self, path: Path, frames: int) -> None:
-        self._path = path
+        self._path, self._closed = path, False
         self.frames = frames
         """Number of frames written."""
         with reported("write", path):
             self._dataset = netCDF4.Dataset(path, "a")
         self._dataset.set_auto_mask(False)
         self._append_dim = _unlimited(self._dataset)
+        if self._append_dim is not None:
+            # Every value of a frame is written; filling it before would write all of it twice.
+            self._dataset.set_fill_off()
+            return
+        for variable in self._dataset.variables.values():
+            variable.set_var_chunk_cache(size=CACHE)
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Write whole variables by name; shapes as declared."""
@@ -80,7 +100,7 @@ class FieldWriter:
                 variable = self._variable(name)
                 if self._append_dim in variable.dimensions:
                     raise ValueError(f"{name} lies along {self._append_dim}; write it with `append`")
-                _check_shape(name, values, variable.shape)
+                check_shape(name, values, variable.shape)
                 variable[...] = values
             self._dataset.sync()
 
@@ -96,10 +116,9 @@ class FieldWriter:
         with reported("write", self._path):
             for name, values in real.items():
                 variable = self._variable(name)
-                axis = variable.dimensions.index(dim)
-                shape = [size for i, size in enumerate(variable.shape) if i != axis]
-                _check_shape(name, values, shape)
-                variable[(slice(None),) * axis + (self.frames,)] = values
+                # A frame has the other dimensions as they were declared; the unlimited one lies first in the file.
+                check_shape(name, values, variable.shape[1:])
+                variable[self.frames] = values
             # Last, so that a frame that has its coordinate is there in all variables.
             self._dataset.variables[dim][self.frames] = at
             self._dataset.sync()
@@ -107,9 +126,10 @@ class FieldWriter:
 
     def close(self) -> None:
         """Close the file; calling it twice does no harm."""
-        if self._dataset.isopen():
+        if not self._closed:
+            self._closed = True
             with reported("write", self._path):
-                self._dataset.close()
+                close_written(self._dataset)
 
     def __enter__(self) -> FieldWriter:
         return self
@@ -149,7 +169,40 @@ def reported(doing: str, path: Path) -> Iterator[None]:
         raise atomic.storage_error(doing, path, error) from error
 
 
-def _check_shape(name: str, values: np.ndarray, shape: Sequence[int]) -> None:
+@contextmanager
+def written(path: Path, form: Any) -> Iterator[netCDF4.Dataset]:
+    """A new file, closed when the block ends."""
+    dataset = netCDF4.Dataset(path, "w", format=form)
+    try:
+        yield dataset
+    except BaseException:
+        # What went wrong first is what matters.
+        with suppress(OSError, RuntimeError):
+            close_written(dataset)
+        raise
+    close_written(dataset)
+
+
+def close_written(dataset: netCDF4.Dataset) -> None:
+    """Close a file that was written to; RuntimeError or OSError if the disk does not take the rest."""
+    try:
+        dataset.close()
+    except (OSError, RuntimeError):
+        # The library has freed the file all the same, and would do so again when Python frees the object: a crash. It
+        # is therefore never freed.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(dataset))
+        raise
+
+
+def _leading(variable: Variable, dim: str | None) -> Variable:
+    """The variable with this dimension first, where it has it."""
+    if dim is None or dim not in variable.dims:
+        return variable
+    return replace(variable, dims=(dim, *(other for other in variable.dims if other != dim)))
+
+
+def check_shape(name: str, values: np.ndarray, shape: Sequence[int]) -> None:
+    """ValueError unless an array has this shape."""
     # NetCDF would broadcast or cut silently.
     if tuple(values.shape) != tuple(shape):
         raise ValueError(f"{name} has shape {tuple(values.shape)}, the file expects {tuple(shape)}")
@@ -172,28 +225,26 @@ def _unlimited(dataset: netCDF4.Dataset) -> str | None:
 
 
 def _copy_frames(source: Path, target: Path, dim: str, frames: int) -> None:
-    """Copy a stream with its first `frames` frames only, one at a time."""
-    with netCDF4.Dataset(source, "r") as old, netCDF4.Dataset(target, "w", format="NETCDF4") as new:
-        old.set_auto_mask(False)
+    """Copy a stream with its first `frames` frames only, some at a time."""
+    with netCDF4.Dataset(source, "r") as old, written(target, STREAM) as new:
+        old.set_auto_maskandscale(False)
+        old.set_auto_chartostring(False)
         new.setncatts({name: old.getncattr(name) for name in old.ncattrs()})
         for name, dimension in old.dimensions.items():
             new.createDimension(name, None if name == dim else len(dimension))
         for name, variable in old.variables.items():
             about = {key: variable.getncattr(key) for key in variable.ncattrs()}
             fill = about.pop("_FillValue", False)
-            chunks = variable.chunking()
-            copy = new.createVariable(
-                name,
-                variable.dtype,
-                variable.dimensions,
-                fill_value=fill,
-                chunksizes=None if chunks == "contiguous" else chunks,
-            )
+            copy = new.createVariable(name, variable.dtype, variable.dimensions, fill_value=fill)
             copy.setncatts(about)
+            copy.set_auto_chartostring(False)
+        new.set_fill_off()
+        for name, variable in old.variables.items():
             if dim not in variable.dimensions:
-                copy[...] = variable[...]
+                new.variables[name][...] = variable[...]
                 continue
-            axis = variable.dimensions.index(dim)
-            for frame in range(frames):
-                index = (slice(None),) * axis + (frame,)
-                copy[index] = variable[index]
+            frame = variable.dtype.itemsize * max(1, math.prod(variable.shape[1:]))
+            block = max(1, COPIED // frame)
+            for start in range(0, frames, block):
+                stop = min(start + block, frames)
+                new.variables[name][start:stop] = variable[start:stop]

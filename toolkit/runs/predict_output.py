@@ -13,7 +13,7 @@ import numpy as np
 from toolkit.physics.grid import Grid
 from toolkit.runs import names
 from toolkit.runs.datasets import clean_attributes
-from toolkit.runs.fields import real_arrays, reported
+from toolkit.runs.fields import close_written, real_arrays, reported
 from toolkit.runs.layout import Coordinate, Variable, define_coordinates, define_variable
 
 CACHE = 2**20
@@ -35,7 +35,7 @@ class SampleWriter:
         grid: Grid | None,
         block: int,
     ):
-        self._path = path
+        self._path, self._closed = path, False
         self.samples = 0
         """Number of samples written."""
         with reported("write", path):
@@ -68,9 +68,10 @@ class SampleWriter:
 
     def close(self) -> None:
         """Close the file; calling it twice does no harm."""
-        if self._dataset.isopen():
+        if not self._closed:
+            self._closed = True
             with reported("write", self._path):
-                self._dataset.close()
+                close_written(self._dataset)
 
     def __enter__(self) -> SampleWriter:
         return self
