@@ -101,6 +101,7 @@ def _plugins(kind: str) -> list[Entry]:
             continue
         more = {"references": "; ".join(plugin.references)}
         if kind == "update rule":
+            more["formula"] = "; ".join(plugin.formula.splitlines())
             more["needs"] = ", ".join(sorted(plugin.needs))
         found.append(_entry(name, plugin, **more))
     return found

@@ -95,6 +95,8 @@ class UpdateRulePlugin:
     """options -> optimizer steps per batch; more than 1 needs a `RepeatedUpdateRule`."""
     network_rule: bool = False
     """True: the built rule is a `NetworkRule` as well, which other rules may name as theirs."""
+    formula: str = ""
+    """The direction in plain Unicode, one line per step of it; shown by `list` and in reports."""
     references: tuple[str, ...] = ()
 
     def has_potential(self, options: Any) -> bool:

@@ -38,4 +38,5 @@ RULE = UpdateRulePlugin(
     summary="gradient of the loss through network and physics (differentiable physics)",
     options=DifferentiablePhysicsOptions,
     build=lambda options: DifferentiablePhysics(),
+    formula="direction = ∂/∂θ Σ L(P(f(y*; θ)), y*)",
 )

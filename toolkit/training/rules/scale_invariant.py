@@ -161,4 +161,6 @@ RULE = UpdateRulePlugin(
     potential=False,
     inner_updates=lambda options: options.inner_updates,
     references=("Holl et al. 2022, section 3",),
+    formula="Δy = −η (∂²L/∂y²)⁻¹ ∂L/∂y\nx̃ = P⁻¹(y + Δy; x, y), not differentiated\n"
+    "direction = ∂/∂θ Σ ½ |f(y*; θ) − x̃|²",
 )

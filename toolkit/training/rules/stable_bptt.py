@@ -168,4 +168,6 @@ RULE = UpdateRulePlugin(
     check=_check,
     metrics=METRICS,
     references=("Schnell & Thuerey 2024, sections 3 and 4",),
+    formula="G = V(1, 1), M = V(0, 1), V(α, β): gradient with the network's input path times α, the state's times β\n"
+    "direction_j = M_j if sign M_j = sign G_j, else 0 (flow: combined)",
 )

@@ -41,4 +41,5 @@ RULE = UpdateRulePlugin(
     options=SupervisedOptions,
     build=lambda options: Supervised(),
     needs=frozenset({"control_reference", "network"}),
+    formula="direction = ∂/∂θ Σ ½ |f(y*; θ) − x*|²",
 )
