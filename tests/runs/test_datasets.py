@@ -45,3 +45,19 @@ def test_missing_and_broken_files_are_named(tmp_path):
     (tmp_path / "a.nc").write_text("not netCDF")
     with pytest.raises(StorageError, match=r"cannot read .*a\.nc"):
         datasets.open_dataset(tmp_path / "a.nc")
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunk", "expected"),
+    [
+        ((100, 8, 8), (1, 8, 8), (4, 8, 8)),  # whole frames of 512 bytes
+        ((3, 8, 8), (1, 8, 8), (3, 8, 8)),
+        ((100, 8, 8), (3, 8, 8), (3, 8, 8)),  # twice as much is too much
+        ((100, 32, 32), (1, 32, 32), (1, 32, 32)),  # a chunk in the file is the least
+        ((100, 32, 32), (1, 1, 1), (1, 8, 32)),  # without chunks in the file
+        ((0, 8, 8), (1, 8, 8), (1, 8, 8)),
+        ((), (), ()),
+    ],
+)
+def test_chunks_in_dask_are_whole_multiples_of_those_in_the_file(shape, chunk, expected):
+    assert datasets.grown(shape, chunk, itemsize=8, limit=2048) == expected

@@ -19,8 +19,9 @@ from toolkit.core.errors import ScenarioError, StorageError
 from toolkit.runs import atomic, datasets, record
 from toolkit.runs.metrics import to_dataset
 from toolkit.runs.provenance import collect
+from toolkit.runs.sweep_axes import axes_of
 from toolkit.runs.sweep_plot import final_values, judging, layout_of, sweep_figure
-from toolkit.runs.sweeps import axes_of, open_sweep, write_sweep
+from toolkit.runs.sweeps import open_sweep, write_sweep
 
 ATTRIBUTES = datasets.global_attributes("made", "", "name: made\n", collect(("test",)), (), compile_seconds=2.0)
 
@@ -52,10 +53,10 @@ def grid(*axes):
     return cells
 
 
-def compliant(path):
+def compliant(*paths):
     checker = Path(sys.executable).with_name("compliance-checker")
-    done = subprocess.run([checker, "--test=cf:1.11", path], capture_output=True, text=True, check=False)
-    return done.returncode == 0 and "All tests passed!" in done.stdout
+    done = subprocess.run([checker, "--test=cf:1.11", *paths], capture_output=True, text=True, check=False)
+    return done.returncode == 0 and done.stdout.count("All tests passed!") == len(paths)
 
 
 # --- the Dataset ---------------------------------------------------------------------------------------------------
@@ -78,7 +79,10 @@ def test_a_sweep_is_one_dataset_with_its_axes_as_labelled_dimensions(tmp_path):
         assert ds.title == "direct"
         assert ds.scenario == (sweep / "scenario.yaml").read_text()
         assert ds.missing_members == "{}"
-    assert compliant(sweep / "metrics.nc")
+    with toolkit.open_sweep(sweep, "fields") as ds, toolkit.open_run(sweep / cell) as run:
+        for name in run.fields.data_vars:
+            np.testing.assert_array_equal(ds[name].sel(rule=labels["rule"], seed=labels["run.seed"]), run.fields[name])
+    assert compliant(sweep / "metrics.nc", sweep / "fields.nc")
     # Without our reader, labels are found under the name CF allows.
     with xr.open_dataset(sweep / "metrics.nc") as plain:
         assert list(plain.rule_name.values) == ["sip", "dp"]

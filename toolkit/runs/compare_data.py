@@ -38,7 +38,8 @@ from toolkit.runs.compare import (
     warnings,
 )
 from toolkit.runs.provenance import collect
-from toolkit.runs.sweeps import COMPILE_SECONDS, KEY, Axis, joined
+from toolkit.runs.sweep_axes import COMPILE_SECONDS, KEY, Axis
+from toolkit.runs.sweeps import joined
 
 JUDGES = ("train_loss", "validation_loss", "control_error")
 WALL = "wall_seconds"

@@ -9,6 +9,7 @@ import xarray as xr
 
 from toolkit.core.errors import ScenarioError
 from toolkit.runs import atomic, datasets, record
+from toolkit.runs.datasets import Chunks
 from toolkit.runs.directory import RunDirectory
 from toolkit.runs.metrics import read_metrics, to_dataset
 from toolkit.runs.record import RunRecord
@@ -17,8 +18,9 @@ from toolkit.runs.record import RunRecord
 class StoredRun:
     """A run directory with its datasets, read when first asked for; a context manager that closes them."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, chunks: Chunks = None):
         self.directory = RunDirectory(path)
+        self._chunks: Chunks = chunks
         self._opened: dict[str, xr.Dataset] = {}
 
     @property
@@ -38,8 +40,8 @@ class StoredRun:
 
     @property
     def fields(self) -> xr.Dataset:
-        """The fields; StorageError as long as there are none."""
-        return self._dataset(self.directory.fields)
+        """The fields, as dask arrays where they are large (see `open_run`); StorageError as long as there are none."""
+        return self._dataset(self.directory.stored_fields or self.directory.fields, self._chunks)
 
     @property
     def metrics(self) -> xr.Dataset:
@@ -68,15 +70,19 @@ class StoredRun:
     def __repr__(self) -> str:
         return f"StoredRun({str(self.path)!r})"
 
-    def _dataset(self, path: Path) -> xr.Dataset:
+    def _dataset(self, path: Path, chunks: Chunks = False) -> xr.Dataset:
         if path.name not in self._opened:
-            self._opened[path.name] = datasets.open_dataset(path)
+            self._opened[path.name] = datasets.open_dataset(path, chunks)
         return self._opened[path.name]
 
 
-def open_run(path: str | Path) -> StoredRun:
-    """Open a run directory; ScenarioError if it is none."""
-    stored = StoredRun(Path(path))
+def open_run(path: str | Path, chunks: Chunks = None) -> StoredRun:
+    """Open a run directory; ScenarioError if it is none.
+
+    Fields of more than 256 MB (uncompressed) are dask arrays of a few frames or samples per chunk: a mean over `t`
+    reads one chunk after the other. `chunks` overrules that: True always, False never, or sizes by dimension.
+    """
+    stored = StoredRun(Path(path), chunks)
     if not stored.directory.record.is_file():
         raise ScenarioError(f"{path} is not a run directory: it holds no {stored.directory.record.name}")
     return stored

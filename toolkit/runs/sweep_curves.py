@@ -20,8 +20,9 @@ from matplotlib.ticker import LogFormatterSciNotation, MaxNLocator, NullFormatte
 from toolkit.runs import names, panels
 from toolkit.runs.directory import RunDirectory
 from toolkit.runs.plots import save_figure
+from toolkit.runs.sweep_axes import KEY
 from toolkit.runs.sweep_plot import DECADE, judging, layout_of
-from toolkit.runs.sweeps import KEY, open_sweep
+from toolkit.runs.sweeps import open_sweep
 
 STYLES = ("-", "--", ":", "-.")
 

@@ -24,7 +24,8 @@ from toolkit.core.errors import StorageError
 from toolkit.runs import names, panels
 from toolkit.runs.directory import RunDirectory
 from toolkit.runs.plots import MAX_VARIABLES, save_figure
-from toolkit.runs.sweeps import COMPILE_SECONDS, KEY, MISSING, open_sweep
+from toolkit.runs.sweep_axes import COMPILE_SECONDS, KEY, MISSING
+from toolkit.runs.sweeps import open_sweep
 
 LAST = 0.1
 """Fraction of the steps, at the end, over which values are averaged."""
