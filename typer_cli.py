@@ -209,6 +209,17 @@ def plot(
 
 
 @app.command()
+def report(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="a run or sweep directory, its id, or 'last'")],
+    out: Out = RUNS,
+) -> None:
+    """One self-contained HTML page of a run or sweep: numbers, equations, curves, fields over time."""
+    from toolkit.commands import report as command
+
+    raise typer.Exit(command.report(directory, out))
+
+
+@app.command()
 def compare(
     directories: Annotated[
         list[str], typer.Argument(metavar="DIR...", help="runs, sweeps, folders that hold some, ids, or 'last'")

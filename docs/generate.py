@@ -276,7 +276,8 @@ def _update(pdes: Mapping[str, PDEPlugin]) -> str:
         facts = [_sentence(plugin.summary)]
         if plugin.needs:
             facts.append(f"Needs: {', '.join(sorted(plugin.needs)).replace('_', ' ')}.")
-        parts.append(f"### update: {name}\n\n{' '.join(facts)}\n\n{table(plugin.options)}")
+        formula = f"```text\n{plugin.formula}\n```\n\n" if plugin.formula else ""
+        parts.append(f"### update: {name}\n\n{' '.join(facts)}\n\n{formula}{table(plugin.options)}")
     parts += [_solvers(pdes), _optimizers()]
     return "\n".join(parts)
 

@@ -25,6 +25,7 @@ COMMANDS = (
     "devices",
     "new",
     "plot",
+    "report",
 )
 SWEEP = (
     "output: {",

@@ -61,9 +61,11 @@ if TYPE_CHECKING:
     )
     from toolkit.physics.time_inverse import invert_over_time
     from toolkit.runs.compare_data import compare
-    from toolkit.runs.execute import Run, run
+    from toolkit.runs.execute import Run, run, run_sweep
     from toolkit.runs.open import open_run
+    from toolkit.runs.phiflow_fields import from_phiflow, to_phiflow
     from toolkit.runs.predict import Prediction, predict
+    from toolkit.runs.report.page import report
     from toolkit.runs.sweeps import open_sweep
     from toolkit.scenario.load import load_scenario
     from toolkit.training.half_inversion import HalfInverseRule
@@ -121,9 +123,11 @@ _HOMES = {
     ),
     "toolkit.physics.time_inverse": ("invert_over_time",),
     "toolkit.runs.compare_data": ("compare",),
-    "toolkit.runs.execute": ("Run", "run"),
+    "toolkit.runs.execute": ("Run", "run", "run_sweep"),
     "toolkit.runs.open": ("open_run",),
+    "toolkit.runs.phiflow_fields": ("from_phiflow", "to_phiflow"),
     "toolkit.runs.predict": ("Prediction", "predict"),
+    "toolkit.runs.report.page": ("report",),
     "toolkit.runs.sweeps": ("open_sweep",),
     "toolkit.scenario.load": ("load_scenario",),
     "toolkit.training.half_inversion": ("HalfInverseRule",),
@@ -183,6 +187,7 @@ __all__ = [
     "UpdateRulePlugin",
     "Upsample",
     "compare",
+    "from_phiflow",
     "half_inverse",
     "implicit_diffusion",
     "invert_over_time",
@@ -194,10 +199,13 @@ __all__ = [
     "option",
     "predict",
     "relative_residual",
+    "report",
     "require_supported",
     "residual_check",
     "run",
+    "run_sweep",
     "same_geometry",
+    "to_phiflow",
     "touch_geometry",
     "with_boundary",
 ]

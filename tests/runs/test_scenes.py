@@ -227,7 +227,7 @@ def test_what_cannot_be_drawn_is_said_and_shown_as_a_field(tmp_path, shown, swin
     run.stored.close()
     said: list[str] = []
     assert len(frames(film.write_film(run.path, 0, said.append))[0]) == 5
-    assert "angle is not in fields.nc; add it to output.fields" in said[0]
+    assert "angle is not in the field file; add it to output.fields" in said[0]
     assert shown == []
 
     scenario = run.path / "scenario.yaml"

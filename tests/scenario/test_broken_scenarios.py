@@ -201,10 +201,6 @@ FITS = [
         [("train: {", "output: {fields: [u, strat]}\ntrain: {")],
         "15:22: output.fields.1: no field or control 'strat'; did you",
     ),
-    (
-        [("train: {", "output: {format: zarr}\ntrain: {")],
-        "15:18: output.format: zarr is not written by this version yet; expected 'netcdf'",
-    ),
     # data and rule
     (
         [("data: {type: bumps, train: infinite, validation: 4, seed: 1}\n", "")],

@@ -78,7 +78,7 @@ def _summary(done: Any) -> None:
             last[variable] = float(recorded[-1])
     if last:
         console.say(console.numbers(last))
-    fields = done.path / "fields.nc"
-    console.say(f"fields: {fields}" if fields.is_file() else "no fields: data.validation or output.samples is 0")
+    fields = done.stored.directory.stored_fields
+    console.say(f"fields: {fields}" if fields else "no fields: data.validation or output.samples is 0")
     for picture in sorted((done.path / "plots").glob("*")):
         console.say(f"picture: {picture}")

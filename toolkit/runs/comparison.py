@@ -37,7 +37,7 @@ class _Column:
     """Further arrays that the colour limits cover."""
 
     def rows(self, count: int) -> list[list[tuple[str, xr.DataArray]]]:
-        """Sections per sample."""
+        """Sections per sample, not read."""
         return [[(text, panels.section(panels.sample(array, i))) for text, array in self.arrays] for i in range(count)]
 
 
@@ -98,8 +98,8 @@ def _comparison(fields: xr.Dataset, columns: list[_Column], count: int) -> Figur
     grid = figure.subplots(count, len(columns), squeeze=False)
     left: tuple = ()
     for c, column in enumerate(columns):
-        rows = column.rows(count)
-        shared = [panels.section(panels.sample(a, i)) for a in column.shares for i in range(count)]
+        rows = [[(text, array.compute()) for text, array in row] for row in column.rows(count)]
+        shared = [panels.section(panels.sample(a, i)).compute() for a in column.shares for i in range(count)]
         norm, cmap = panels.norm_of([a for row in rows for _, a in row] + shared, column.difference)
         for r, row in enumerate(rows):
             image = panels.is_image(row[0][1])
@@ -131,7 +131,7 @@ def _history(fields: xr.Dataset, predicted: xr.DataArray, reference: xr.DataArra
     figure = Figure(figsize=(6.0, 0.8 + 2.2 * count), layout="constrained")
     rows = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
     for i, axes in enumerate(rows):
-        panels.draw_lines(axes, [("", panels.sample(predicted, i))])
+        panels.draw_lines(axes, [("", panels.section(panels.sample(predicted, i)).compute())])
         truth = [] if reference is None else np.ravel(panels.sample(reference, i).values)
         for k, value in enumerate(truth):
             color = panels.COLORS[k % len(panels.COLORS)]
@@ -170,7 +170,10 @@ def _scatter(fields: xr.Dataset, predicted: xr.DataArray, reference: xr.DataArra
 
 
 def _difference(a: xr.DataArray, b: xr.DataArray) -> xr.DataArray:
+    """Of what is drawn; all of it may be too much to read."""
     last = a.isel({names.STEP: -1}) if names.STEP in a.dims and names.STEP not in b.dims else a
+    first = {names.SAMPLE: slice(0, MAX_SAMPLES)} if names.SAMPLE in last.dims else {}
+    last, b = panels.cut(last.isel(first)), panels.cut(b.isel(first))
     result = last.copy(data=last.values - b.transpose(*last.dims).values)
     return result.assign_attrs(long_name=f"error of {a.attrs.get('long_name', a.name)}")
 

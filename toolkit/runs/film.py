@@ -21,12 +21,15 @@ from toolkit.physics.drawing import Drawing
 from toolkit.runs import atomic, names, panels
 from toolkit.runs.events import SILENT
 from toolkit.runs.open import open_run
+from toolkit.runs.plots import drawing_chunks
 from toolkit.runs.scenes import Scene, decimals, scene_drawer
 from toolkit.scenario.load import load_scenario
 
 MAX_FRAMES = 100
 FRAMES_PER_SECOND = 12
 DPI = 100
+POINTS = 500
+"""Cells along one side of an image, which has fewer pixels."""
 HOLD = 10
 """Frames for which the last drawing stands still; a GIF begins again at once."""
 
@@ -39,7 +42,7 @@ def write_film(run: Path, sample: int = 0, say: Callable[[str], None] = SILENT.m
     figure = Figure(figsize=(4.8, 4.2), layout="constrained")
     # FuncAnimation draws on a canvas; Agg needs no display.
     FigureCanvasAgg(figure)
-    with open_run(run) as stored:
+    with open_run(run, drawing_chunks(run)) as stored:
         array, dim = _moving(stored.fields)
         samples = stored.fields.sizes.get(names.SAMPLE, 1)
         if not 0 <= sample < samples:
@@ -50,7 +53,8 @@ def write_film(run: Path, sample: int = 0, say: Callable[[str], None] = SILENT.m
             {dim: chosen} | ({names.SAMPLE: sample} if names.SAMPLE in stored.fields.dims else {})
         )
         scenes = _scenes(stored.directory.scenario, shown, dim, say)
-        frames = [panels.sample(array, sample).isel({dim: int(i)}).load() for i in chosen] if not scenes else []
+        one = panels.sample(array, sample)
+        frames = [panels.section(one.isel({dim: int(i)}), POINTS).compute() for i in chosen] if not scenes else []
         titles = _titles(shown, dim)
     order = [*range(len(chosen))]
     if scenes:
@@ -58,6 +62,10 @@ def write_film(run: Path, sample: int = 0, say: Callable[[str], None] = SILENT.m
         order += HOLD * order[-1:]
     else:
         draw = _image_drawer(figure, frames, dim) if frames[0].ndim >= 2 else _line_drawer(figure, frames, dim)
+        draw(0)
+        # Laid out once, which takes longer than to draw; nothing changes its size from frame to frame.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
     animation = FuncAnimation(figure, draw, frames=order, interval=1000 / FRAMES_PER_SECOND, blit=False)
     path = run / "plots" / "film.gif"
     path.parent.mkdir(exist_ok=True)
@@ -104,12 +112,17 @@ def _scenes(scenario: Path, fields: xr.Dataset, dim: str, say: Callable[[str], N
 
 def _drawn(fields: Mapping[str, xr.DataArray], dim: str, draw: Draw) -> tuple[Drawing, ...]:
     """A drawing per frame of these fields."""
-    values = {name: _parts(array.transpose(dim, ...).values) for name, array in fields.items()}
+    count = min((array.sizes[dim] for array in fields.values()), default=0)
+    return tuple(draw(_state(fields, {dim: i})) for i in range(count))
+
+
+def _state(fields: Mapping[str, xr.DataArray], at: Mapping[str, int]) -> _State:
+    """One frame of these fields; frames of a large grid may not fit into memory together."""
+    values = _State({name: _parts(array.isel(at).values) for name, array in fields.items()})
     for name, array in values.items():
         if not np.isfinite(array).all():
             raise StorageError(f"{fields[name].name} holds values that are not finite")
-    count = min((len(array) for array in values.values()), default=0)
-    return tuple(draw(_State({name: array[i] for name, array in values.items()})) for i in range(count))
+    return values
 
 
 def _parts(values: np.ndarray) -> np.ndarray:
@@ -121,7 +134,7 @@ class _State(dict[str, Any]):
     """A state by field; says which field was not written."""
 
     def __missing__(self, name: str) -> Any:
-        raise StorageError(f"{name} is not in fields.nc; add it to output.fields and run again")
+        raise StorageError(f"{name} is not in the field file; add it to output.fields and run again")
 
 
 def _titles(fields: xr.Dataset, dim: str) -> list[str]:
@@ -136,10 +149,9 @@ def _titles(fields: xr.Dataset, dim: str) -> list[str]:
 
 
 def _image_drawer(figure: Figure, frames: list[xr.DataArray], dim: str):
-    sections = [panels.section(frame) for frame in frames]
-    norm, cmap = panels.norm_of(sections)
+    norm, cmap = panels.norm_of(frames)
     axes = figure.subplots()
-    first = sections[0]
+    first = frames[0]
     dims = [str(d) for d in first.dims]
     extent = [float(v) for d in dims for v in _edges(first[d].values)]
     image = axes.imshow(
@@ -154,7 +166,7 @@ def _image_drawer(figure: Figure, frames: list[xr.DataArray], dim: str):
     figure.colorbar(image, ax=axes, label=panels.label(frames[0]))
 
     def draw(i: int) -> list:
-        image.set_data(sections[i].values.T)
+        image.set_data(frames[i].values.T)
         axes.set_title(f"{dim} = {float(frames[i][dim]):g}")
         return [image]
 

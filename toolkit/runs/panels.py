@@ -2,7 +2,8 @@
 
 `section` reduces any array of a field file to what a panel can show: the last update, the last time where
 space fills the panel already, the middle plane of a volume, the magnitude of a vector, the modulus of a
-complex number.
+complex number, every n-th value where there are more than pixels. Files may be larger than the memory: what is
+not shown is not read.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ DIVERGING = "RdBu_r"
 DIFFERENCE = "PuOr_r"
 
 SMALL, NORMAL, LARGE = 7.5, 8.5, 10.0
+IMAGE_POINTS = 1000
+"""Cells or times along one side of an image, of which a panel has fewer pixels."""
+LINE_POINTS = 10_000
+"""Points of a line."""
 ONE_SIGNED = 0.15
 """Up to this ratio of the smaller to the larger extreme, values count as being of one sign but for noise."""
 
@@ -47,24 +52,40 @@ def component_dim(array: xr.DataArray) -> str | None:
     return next((str(dim) for dim in array.dims if names.is_component(str(dim))), None)
 
 
-def section(array: xr.DataArray) -> xr.DataArray:
-    """What a panel shows of an array without `sample`: at most two dimensions."""
-    result = array
-    if np.iscomplexobj(result.values):
+def section(array: xr.DataArray, points: int | None = None) -> xr.DataArray:
+    """What a panel shows of an array without `sample`: at most two dimensions, not more than `points` along each.
+
+    Nothing is read: `compute()` reads what is shown and no more.
+    """
+    result = cut(array, points)
+    if result.dtype.kind == "c":
         result = _same_attributes(abs(result), array, "modulus of ")
-    space = spatial_dims(result)
-    if names.STEP in result.dims and space:
-        result = result.isel({names.STEP: -1})
     component = component_dim(result)
-    if component and space:
+    if component and spatial_dims(result):
         single = result.sizes[component] == 1
         reduced = result.isel({component: 0}) if single else (result**2).sum(component) ** 0.5
         result = _same_attributes(reduced, result, "" if single else "magnitude of ")
-    if names.TIME in result.dims and len(space) > 1:
-        result = result.isel({names.TIME: -1})
-    if len(space) > 2:
-        result = result.isel({space[2]: result.sizes[space[2]] // 2})
     return result
+
+
+def cut(array: xr.DataArray, points: int | None = None) -> xr.DataArray:
+    """The part of an array that a section is made of: one update, one time, one plane, every so many points."""
+    space = spatial_dims(array)
+    at = {}
+    if names.STEP in array.dims and space:
+        at[names.STEP] = -1
+    if names.TIME in array.dims and len(space) > 1:
+        at[names.TIME] = -1
+    if len(space) > 2:
+        at[space[2]] = array.sizes[space[2]] // 2
+    return thinned(array.isel(at), points)
+
+
+def thinned(array: xr.DataArray, points: int | None = None) -> xr.DataArray:
+    """Every n-th value along the axes that have more than `points`, by itself IMAGE_POINTS or LINE_POINTS."""
+    axes = [dim for dim in array.dims if dim not in (names.SAMPLE, component_dim(array))]
+    limit = points or (IMAGE_POINTS if len(axes) > 1 else LINE_POINTS)
+    return array.isel({dim: slice(None, None, math.ceil(array.sizes[dim] / limit)) for dim in axes if array.sizes[dim]})
 
 
 def _same_attributes(array: xr.DataArray, source: xr.DataArray, prefix: str) -> xr.DataArray:

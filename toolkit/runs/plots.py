@@ -14,8 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from toolkit.core.errors import StorageError
-from toolkit.runs import atomic, names, panels
+from toolkit.runs import atomic, datasets, names, panels
 from toolkit.runs.comparison import controls_of, field_comparison
+from toolkit.runs.datasets import Chunks
+from toolkit.runs.directory import RunDirectory
 from toolkit.runs.open import StoredRun
 from toolkit.runs.trajectories import before_and_after, in_space, in_time, trajectories
 
@@ -90,7 +92,7 @@ def simulation_frames(fields: xr.Dataset, frames: int = MAX_FRAMES) -> Figure:
 
 def _draw_over_time(figure: Figure, row: list[Axes], arrays: list[xr.DataArray]) -> None:
     """One variable in one row of panels with common colours and their bar, or as curves."""
-    sections = [panels.section(array) for array in arrays]
+    sections = [panels.section(array).compute() for array in arrays]
     norm, cmap = panels.norm_of(sections)
     for axes, array in zip(row, sections, strict=True):
         if panels.is_image(array):
@@ -109,12 +111,12 @@ def _draw_over_time(figure: Figure, row: list[Axes], arrays: list[xr.DataArray])
 def write_plots(run: Path) -> list[Path]:
     """Draw what a run directory has into `plots/`; the files written, none where there is nothing to draw."""
     drawn: dict[str, Figure] = {}
-    with StoredRun(run) as stored:
+    with StoredRun(run, drawing_chunks(run)) as stored:
         if stored.directory.metrics.is_file():
             metrics = stored.metrics
             if any(n in metrics and metrics[n].notnull().any() for n in ("train_loss", "validation_loss")):
                 drawn["learning_curves"] = learning_curves(metrics)
-        if stored.directory.fields.is_file():
+        if stored.directory.stored_fields:
             controls = controls_of(stored.fields)
             for name in controls:
                 drawn[f"comparison_{name}"] = field_comparison(stored.fields, name)
@@ -128,6 +130,17 @@ def write_plots(run: Path) -> list[Path]:
         if drawn:
             folder.mkdir(exist_ok=True)
         return [save_figure(figure, folder / f"{name}.png") for name, figure in drawn.items()]
+
+
+def drawing_chunks(run: Path) -> Chunks:
+    """How to open the fields of a run for drawing: without dask, which reads whole chunks for single frames, unless
+    parts of complex numbers have to be joined."""
+    path = RunDirectory(run).stored_fields
+    if path is None:
+        return None
+    with datasets.open_raw(path) as raw:
+        known = {str(name) for name in raw.data_vars}
+    return None if any(name.removesuffix(names.REAL) + names.IMAGINARY in known for name in known) else False
 
 
 def save_figure(figure: Figure, path: Path) -> Path:

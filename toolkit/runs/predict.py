@@ -35,6 +35,7 @@ from toolkit.runs.stopping import StopRequest, stop_requests
 from toolkit.scenario.build import build
 from toolkit.scenario.merge import key_path, normalise, override
 from toolkit.scenario.problems import Origin, raise_all
+from toolkit.scenario.sample_source import is_source
 from toolkit.scenario.scenario import Scenario, compile_scenario
 from toolkit.scenario.sections import DataChoice
 from toolkit.scenario.yaml_loader import from_plain, read_file
@@ -118,7 +119,7 @@ def _scenario(directory: RunDirectory, changes: Mapping[str, str | None]) -> Sce
     """The scenario of a run; how its parts fit together, and its own data, were checked when it was run."""
     root = normalise(read_file(directory.scenario))
     data = root.at(("data", "path"))
-    gone = data is not None and not Path(str(data.value)).is_file()
+    gone = data is not None and not is_source(Path(str(data.value)))
     if gone:
         # The run's own samples are not needed any more; something has to stand there, until it is taken out below.
         here = str(directory.scenario.resolve())

@@ -1,4 +1,4 @@
-"""Samples to predict for: a netCDF file checked against the scenario from its header, then read block by block.
+"""Samples to predict for: a file or store checked against the scenario from its header, then read block by block.
 
 The file holds what files of samples hold (`<field>_target`, `initial_<field>`, …, see `toolkit.runs.samples`); beside
 those, `<control>_reference` is understood, and the first frame of `<field>` where the start is not given otherwise, so
@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import netCDF4
 import numpy as np
 
 from toolkit.core.errors import ScenarioError
@@ -29,6 +28,7 @@ from toolkit.scenario.check_samples import check_place, check_values, read_block
 from toolkit.scenario.layouts import given_layout, target_keys, timing
 from toolkit.scenario.problems import Origin
 from toolkit.scenario.report import Report
+from toolkit.scenario.sample_source import is_source, open_source
 from toolkit.scenario.sections import Sections
 from toolkit.scenario.yaml_loader import Node
 
@@ -55,13 +55,14 @@ class SampleFile:
 @contextmanager
 def open_samples(path: Path, sections: Sections) -> Iterator[SampleFile]:
     """The samples of a file; ScenarioError lists whatever does not fit."""
-    if not path.is_file():
+    if not is_source(path):
         raise ScenarioError(f"--input {path}: no such file")
-    try:
-        dataset = netCDF4.Dataset(path)
-    except (OSError, RuntimeError) as error:
-        raise ScenarioError(f"--input {path}: cannot be read as netCDF: {error}") from error
-    with dataset:
+    with ExitStack() as stack:
+        try:
+            dataset = stack.enter_context(open_source(path))
+        except (OSError, RuntimeError) as error:
+            kind = "a Zarr store" if path.is_dir() else "netCDF"
+            raise ScenarioError(f"--input {path}: cannot be read as {kind}: {error}") from error
         found = _checked(path, dataset, sections)
         narrowed = [v.name for v in found.values() if _itemsize(v) > np.dtype(sections.physics_precision).itemsize]
         yield SampleFile(path, len(dataset.dimensions[names.SAMPLE]), tuple(narrowed), found)
@@ -202,8 +203,8 @@ def _context(sections: Sections) -> set[str]:
     if data.sampler is not None:
         rng = stream(data.seed, "predict")
         given = set(draw(data.sampler, sections.grid, sections.pde.options, data.options, timing(sections), rng, 1))
-    elif data.path is not None and data.path.is_file():
-        with netCDF4.Dataset(data.path) as dataset:
+    elif data.path is not None and is_source(data.path):
+        with open_source(data.path) as dataset:
             given = set(given_variables(dataset, Report(Node({}, Origin(str(data.path))))))
     else:
         given = set()

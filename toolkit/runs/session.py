@@ -18,7 +18,7 @@ from toolkit.core.errors import DivergenceError
 from toolkit.runs import checkpoint, monitors
 from toolkit.runs.directory import RunDirectory
 from toolkit.runs.events import Events
-from toolkit.runs.fields import FieldWriter, write_fields
+from toolkit.runs.field_output import FrameWriter, open_frames, resume_frames, write_whole
 from toolkit.runs.layout import step_coordinate, time_coordinate
 from toolkit.runs.metrics import MetricsWriter
 from toolkit.runs.results import Contents, direct_frame, direct_variables, network_variables
@@ -49,7 +49,7 @@ class Session:
     def __post_init__(self) -> None:
         self._programs: dict[Any, Any] = {}
         self._compiled_before = 0.0
-        self._frames: FieldWriter | None = None
+        self._frames: FrameWriter | None = None
         built, data = self.built, self.sections.data
         samples = None if built.validation is None else _count(built.validation)
         self._contents = Contents(self.sections, samples if data is not None and built.direct else None)
@@ -109,8 +109,9 @@ class Session:
             if any(c.role == "force" for c in self.sections.controls.values()):
                 time = self.sections.time
                 coordinates.append(time_coordinate(np.arange(time.steps) * time.dt))
-            self._frames = FieldWriter(
-                self.directory.fields,
+            self._frames = open_frames(
+                self.directory,
+                self.sections.output.format,
                 direct_variables(contents),
                 coordinates,
                 self.attributes,
@@ -130,7 +131,7 @@ class Session:
             groups[group][name] = b.array(value)
         self._compiled_before = counters["compile_seconds"]
         if self.built.direct:
-            self._frames = FieldWriter.resume(self.directory.fields, counters["frames"])
+            self._frames = resume_frames(self.directory, self.sections.output.format, counters["frames"])
         return TrainState(**groups, step=counters["step"], seconds=counters["seconds"])
 
     def _save(self, state: TrainState) -> None:
@@ -222,14 +223,14 @@ class Session:
         return problem.backend.without_gradient(self._programs[key], state.params, state.buffers, tree)
 
     def _record_frame(self, state: TrainState, last: bool) -> None:
-        """Append the controls and states after this step to `fields.nc` of a direct optimisation."""
+        """Append the controls and states after this step to the fields of a direct optimisation."""
         if self._frames is None or not (last or state.step % self.sections.output.every == 0):
             return
         parts = self._numpy(self._program("fields", state, self.built.validation or Batch()))
         self._frames.append(state.step, direct_frame(self._contents, parts["controls"], parts["final"]))
 
     def write_fields(self, state: TrainState) -> None:
-        """Write `fields.nc` of the first `output.samples` validation samples of a trained network; where networks act
+        """Write the fields of the first `output.samples` validation samples of a trained network; where networks act
         in the loop, what they did before the first update stands beside it."""
         batch, wanted = self.built.validation, self.sections.output.samples
         if self.built.direct or batch is None or wanted == 0:
@@ -240,7 +241,8 @@ class Session:
         untrained = self._numpy(self._program("fields", self._untrained(), batch)) if self.built.problem.loop else None
         contents = Contents(self.sections, _count(batch))
         variables, coordinates = network_variables(contents, arrays, untrained)
-        write_fields(self.directory.fields, variables, coordinates, self.attributes, self.sections.grid)
+        form, grid = self.sections.output.format, self.sections.grid
+        write_whole(self.directory, form, variables, coordinates, self.attributes, grid)
 
     def _untrained(self) -> TrainState:
         """The state that step 0 was validated with; a function of the seeds, so a resumed run has it too."""

@@ -1,9 +1,10 @@
-"""A plain simulation, streamed: frames go to `fields.nc` as they come, and memory does not grow with their number."""
+"""A plain simulation, streamed: frames are written as they come, and memory does not grow with their number."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from toolkit.physics.rollout import Controls
 from toolkit.runs import checkpoint, monitors
 from toolkit.runs.directory import RunDirectory
 from toolkit.runs.events import Events
-from toolkit.runs.fields import FieldWriter
+from toolkit.runs.field_output import FrameWriter, open_frames, resume_frames
 from toolkit.runs.layout import time_coordinate
 from toolkit.runs.metrics import MetricsWriter
 from toolkit.runs.names import TIME
@@ -50,7 +51,7 @@ def simulate(
     advance = _Advance(built, x)
     saved = time.monotonic()
     with (
-        _open(sections, contents, directory, attributes, done if resume else None) as writer,
+        closing(_open(sections, contents, directory, attributes, done if resume else None)) as writer,
         MetricsWriter(directory.metrics_lines, frames[done - 1] if resume else None) as metrics,
     ):
         for i, step in enumerate(frames[done:], start=done):
@@ -122,13 +123,13 @@ def _open(
     directory: RunDirectory,
     attributes: Mapping[str, Any],
     done: int | None,
-) -> FieldWriter:
+) -> FrameWriter:
     if done is not None:
-        return FieldWriter.resume(directory.fields, done)
-    variables = [contents.field_variable(spec, (TIME,)) for spec in contents.fields]
-    return FieldWriter(
-        directory.fields,
-        variables,
+        return resume_frames(directory, sections.output.format, done)
+    return open_frames(
+        directory,
+        sections.output.format,
+        [contents.field_variable(spec, (TIME,)) for spec in contents.fields],
         [*contents.coordinates(), time_coordinate()],
         attributes,
         append_dim=TIME,

@@ -17,6 +17,9 @@ from toolkit.runs import names, panels
 
 MAX_PANELS = 20
 COLUMNS = 4
+MAX_SAMPLES = 100
+MAX_POINTS = 2000
+"""Times of a line."""
 BEFORE, AFTER = panels.COLORS[1], panels.COLORS[0]
 
 
@@ -67,7 +70,7 @@ def trajectories(fields: xr.Dataset) -> Figure:
 
 def _components(fields: xr.Dataset, name: str) -> list[tuple[str, xr.DataArray, xr.DataArray]]:
     """(title, before, after) of each component, as real numbers."""
-    after, before = fields[name], fields[name + names.UNTRAINED]
+    after, before = (_read(fields[n]) for n in (name, name + names.UNTRAINED))
     if after.dtype.kind == "c":
         before, after = abs(before), abs(after).assign_attrs(after.attrs)
     component = panels.component_dim(after)
@@ -77,6 +80,12 @@ def _components(fields: xr.Dataset, name: str) -> list[tuple[str, xr.DataArray, 
         return [(words + bracket, before, after)]
     parts = [(str(label), {component: k}) for k, label in enumerate(after[component].values)]
     return [(f"{words}: {label.replace('_', ' ')}{bracket}", before.isel(at), after.isel(at)) for label, at in parts]
+
+
+def _read(array: xr.DataArray) -> xr.DataArray:
+    """What is drawn of a variable, all components at once: a file is read chunk by chunk."""
+    first = {names.SAMPLE: slice(0, MAX_SAMPLES)} if names.SAMPLE in array.dims else {}
+    return panels.thinned(array.isel(first), MAX_POINTS).compute()
 
 
 def _draw(axes: Axes, array: xr.DataArray, color: str, style: str) -> None:
@@ -113,7 +122,7 @@ def before_and_after(fields: xr.Dataset) -> Figure:
     figure = Figure(figsize=(7.0, height + 0.6), layout="constrained")
     grid = figure.subplots(len(rows), 2, squeeze=False)
     for r, name in enumerate(rows):
-        pair = [panels.section(panels.sample(fields[name + suffix], 0)) for suffix in (names.UNTRAINED, "")]
+        pair = [panels.section(panels.sample(fields[name + suffix], 0)).compute() for suffix in (names.UNTRAINED, "")]
         norm, cmap = panels.norm_of(pair)
         for c, array in enumerate(pair):
             panels.draw_image(grid[r, c], array, norm, cmap)

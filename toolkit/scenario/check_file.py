@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import netCDF4
 import numpy as np
 
 from toolkit.physics.layout import Layout
 from toolkit.scenario.check_samples import check_place, check_values
 from toolkit.scenario.layouts import given_layout, target_keys
 from toolkit.scenario.report import Report, listed
+from toolkit.scenario.sample_source import is_source, open_source
 from toolkit.scenario.sections import DataChoice, Sections
 from toolkit.training.data import file_key, file_split
 
@@ -22,13 +22,14 @@ PATH = ("data", "path")
 def check_file(sections: Sections, data: DataChoice, report: Report) -> frozenset[str]:
     """Add a finding for whatever would stop a run on this file; the keys of what it holds."""
     assert data.path is not None
-    if not data.path.is_file():
+    if not is_source(data.path):
         return frozenset()  # reported where the path is resolved
     try:
-        with netCDF4.Dataset(data.path) as dataset:
+        with open_source(data.path) as dataset:
             return frozenset(_check(sections, data, dataset, report))
     except (OSError, RuntimeError) as error:
-        report.add(PATH, f"cannot read {data.path.name} as netCDF: {error}")
+        kind = "a Zarr store" if data.path.is_dir() else "netCDF"
+        report.add(PATH, f"cannot read {data.path.name} as {kind}: {error}")
         return frozenset()
 
 

@@ -6,12 +6,14 @@ optimizer.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable
 
 import numpy as np
 from pydantic import ValidationError
 
 from toolkit.core.architecture import buffer_shapes
+from toolkit.core.errors import MissingError
 from toolkit.core.registry import suggestion
 from toolkit.scenario.check_learning import check_data, check_update
 from toolkit.scenario.check_samples import check_start
@@ -221,8 +223,8 @@ def _architectures(sections: Sections, report: Report) -> None:
 
 
 def _output(sections: Sections, report: Report) -> None:
-    if sections.output.format == "zarr":
-        report.add(("output", "format"), "zarr is not written by this version yet; expected 'netcdf'")
+    if sections.output.format == "zarr" and importlib.util.find_spec("zarr") is None:
+        raise MissingError("output.format: zarr needs the package zarr: pip install 'phinverse[zarr]'")
     known = list(dict.fromkeys([*sections.fields, *sections.controls]))
     for i, name in enumerate(sections.output.fields or ()):
         if name not in known:

@@ -17,6 +17,7 @@ from toolkit.scenario import grids, kinds, schema
 from toolkit.scenario.choose import choose, dump, load
 from toolkit.scenario.learning import resolve_loss, resolve_update
 from toolkit.scenario.report import Report
+from toolkit.scenario.sample_source import is_source
 from toolkit.scenario.sections import Control, DataChoice, NetworkChoice, PDEChoice, Sections
 from toolkit.scenario.validation import read
 
@@ -153,7 +154,7 @@ def _file(section: Mapping[str, Any], resolved: dict[str, Any], report: Report) 
     origin = report.place(("data", "path"))
     # Relative to the file that says it; the resolved scenario must find it from anywhere.
     path = (Path(origin.source).parent if origin.line else Path()).joinpath(options.path).resolve()
-    if not path.is_file():
+    if not is_source(path):
         report.add(("data", "path"), f"no such file: {path}")
     resolved["data"] = {"type": "file", **dump(options), "path": str(path)}
     return DataChoice("file", options.train, options.validation, options.seed, path=path, shuffle=options.shuffle)

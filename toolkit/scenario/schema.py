@@ -209,7 +209,11 @@ class OutputOptions(Options):
     fields: list[str] | None = option(None, description="state fields and controls to write; null: all")
     samples: int = option(8, description="validation samples written", units="samples", ge=0)
     every: int = option(1, description="time steps between written frames", units="steps", gt=0)
-    format: Literal["netcdf", "zarr"] = option("netcdf", description="file format of the fields")
+    format: Literal["netcdf", "zarr"] = option(
+        "netcdf",
+        description="of the fields: netcdf, one file; zarr, a folder of small compressed files, for fields too big for "
+        "one file (needs phinverse[zarr])",
+    )
     plots: bool = option(True, description="write pictures")
     activations: bool = option(
         False, description="record at every validation what share of each activation of the networks is saturated"
