@@ -18,6 +18,7 @@ from toolkit.physics.grid import Grid
 from toolkit.runs import atomic, datasets, execute, layout, record, sweep_fields
 from toolkit.runs.directory import RunDirectory
 from toolkit.runs.events import Events
+from toolkit.runs.fields import FieldWriter
 from toolkit.runs.fields import write_fields as write_member_fields
 from toolkit.runs.layout import Variable
 from toolkit.runs.metrics import to_dataset
@@ -299,3 +300,21 @@ def test_a_failure_does_not_cost_the_metrics(tmp_path, monkeypatch):
     execute.combine_cells(RunDirectory(folder), [], Events(said.append))
     assert said == ["the fields of the members are not put together: the disk is full"]
     assert (folder / "metrics.nc").is_file()
+
+
+def test_streams_are_put_together_with_their_labels(tmp_path):
+    """They have labels as characters, and `step` first."""
+    folder = sweep_of(tmp_path / "it", {"a": {"pde.nu": 1}, "b": {"pde.nu": 2}})
+    for number, cell in enumerate("ab"):
+        (folder / cell).mkdir()
+        variables = [Variable("u", ("sample", "step", "component"), "u")]
+        coordinates = [layout.sample_coordinate(2), layout.step_coordinate(), layout.component_coordinate(["ä", "y1"])]
+        with FieldWriter(folder / cell / "fields.nc", variables, coordinates, {}, append_dim="step") as writer:
+            for step in (0, 5, 10):
+                writer.append(step, {"u": values(number, 3, 2, 2)[step // 5]})
+        record.write(folder / cell / "run.json", record.RunRecord("done"))
+    assert write_fields(folder, silent) == folder / "fields.nc"
+    with open_sweep(folder, "fields") as ds:
+        assert ds.u.dims == ("nu", "sample", "step", "component")
+        assert list(ds.component.values) == ["ä", "y1"]
+        np.testing.assert_array_equal(ds.u.sel(nu=2, component="y1"), values(1, 3, 2, 2)[:, :, 1].T)

@@ -196,7 +196,17 @@ def _run_cells(directory: RunDirectory, cells: list[Cell], events: Events, comma
 
 
 def combine_cells(directory: RunDirectory, cells: list[Cell], events: Events) -> None:
-    """Put the fields and metrics of the members together, and draw the metrics."""
+    """Put the fields and metrics of the members together, and draw the metrics; one process at a time does it."""
+    try:
+        with locked(directory.path):
+            for folder in (directory.path, directory.plots):
+                atomic.remove_leftovers(folder)
+            _combine(directory, cells, events)
+    except DirectoryInUse:
+        events.message(f"another process is putting the members of {directory.path} together")
+
+
+def _combine(directory: RunDirectory, cells: list[Cell], events: Events) -> None:
     try:
         write_fields(directory.path, events.message)
     except PhinverseError as error:

@@ -48,6 +48,8 @@ CHUNK_BYTES = 2**22
 """Size up to which frames or samples of a member share a chunk."""
 PIECE_BYTES = 2**26
 """What is copied at once."""
+AS_STORED = {"mask_and_scale": False, "decode_times": False, "decode_timedelta": False, "decode_coords": False}
+"""Values as the files hold them; only characters, which labels are in streams, are joined to words."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def _together(directory: RunDirectory) -> _Together | None:
     files = {cell: path for cell, member in found.present.items() if (path := member.stored_fields)}
     common: Common | None = None
     for cell, file in files.items():
-        with datasets.open_raw(file, decode_cf=False) as raw:
+        with datasets.open_raw(file, **AS_STORED) as raw:
             if common is None:
                 common = Common(cell, raw)
             else:
