@@ -11,7 +11,8 @@ All ways start from the shell, with one thread per process:
 
 Before that, an empty run: one step of gradient descent in two dimensions, whose time is that of the framework.
 
-`members` is the sum of the members' own times (`started` to `finished` in run.json), `idle CPU` says how much of the
+On the cluster, whose processes are not children of the command, `idle CPU` counts them among the others. `members` is
+the sum of the members' own times (`started` to `finished` in run.json), `idle CPU` says how much of the
 machine others left to the measurement: with less than 90 % the figures are theirs as much as ours.
 """
 
@@ -47,6 +48,12 @@ sweep:
   pde.xi: [1, 8, 32]
   run.seed: [0, 1]
 """
+WAYS = {
+    "run": ["run"],
+    "one": ["batch", "--workers", "1"],
+    "two": ["batch", "--workers", "2"],
+    "cluster": ["batch", "--scheduler"],
+}
 TIMES = ("wall_seconds", "step_seconds", "compile_seconds")
 
 
@@ -72,7 +79,9 @@ def cluster(workers: int) -> Iterator[str]:
     commands += [[dask, "worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]] * workers
     with tempfile.TemporaryDirectory() as folder:
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        started = [subprocess.Popen(command, cwd=folder, env=environment(1), **quiet) for command in commands]
+        # Its statistical profiler looks at each worker a hundred times a second, at the cost of the members.
+        env = {**environment(1), "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False"}
+        started = [subprocess.Popen(command, cwd=folder, env=env, **quiet) for command in commands]
         try:
             with Client(address, timeout=60) as client:
                 client.wait_for_workers(workers, timeout=60)
@@ -133,6 +142,7 @@ def same(one: Path, other: Path) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=10000)
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--backend", default="jax", choices=["torch", "jax"])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -143,7 +153,7 @@ def main() -> None:
         print(f"18 members of {options.steps} steps, {options.backend}, one thread per process")
         print("way               | wall, s | members, s | wall / members | against run | same numbers | idle CPU")
         first: tuple[Path, float] | None = None
-        for way in (["run"], ["batch", "--workers", "1"], ["batch", "--workers", "2"], ["batch", "--scheduler"]):
+        for way in [WAYS[name] for name in options.ways]:
             with cluster(2) if way[-1] == "--scheduler" else nullcontext() as address:
                 more = [] if address is None else [address]
                 sweep, wall, idle = measure([way[0], path, *way[1:], *more], folder / "-".join(way))

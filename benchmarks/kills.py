@@ -1,6 +1,6 @@
 """`kill -9` at random moments: of a batch, of its processes, of single runs; nothing that was finished is lost.
 
-    python benchmarks/kills.py [--kills 100] [--seed 0]
+    python benchmarks/kills.py [--kills 100] [--minutes 120] [--seed 0]
 
 A batch of eight members (networks on torch and JAX, a sweep, a direct optimisation that writes frames, a streamed
 simulation) is done once undisturbed. Then it is started again and again in another folder, and each time something is
@@ -245,6 +245,7 @@ def disturb(count: Count, arguments: list[object], folder: Path, targets: Sequen
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--minutes", type=float, default=120.0, help="no new round after this time")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     chance, count, began = random.Random(options.seed), Count(), time.monotonic()
@@ -256,7 +257,7 @@ def main() -> None:
         _, errors = undisturbed.communicate()
         if undisturbed.returncode != 0:
             raise SystemExit(errors)
-        while sum(count.kills.values()) < options.kills:
+        while sum(count.kills.values()) < options.kills and time.monotonic() - began < 60 * options.minutes:
             count.rounds += 1
             out = folder / f"round{count.rounds}"
             out.mkdir()

@@ -24,6 +24,8 @@ from toolkit.runs.batch_process import Process
 from toolkit.runs.batch_state import GO_ON, STOP_SECONDS, STOPPING, TICK, MemberState, Order
 
 CONNECT_SECONDS = 15.0
+PROGRESS_SECONDS = 2.0
+"""At most one report of progress of a member in this time: each passes through the scheduler."""
 ADDRESS = re.compile(r"(?:tcp|tls|ws|wss)://\S+:[0-9]+")
 
 Inbox = queue.SimpleQueue[tuple[str, Any]]
@@ -63,6 +65,7 @@ class Processes(WorkerPlugin):
         process, inbox = self._take()
         process.give(task)
         worker.log_event(self.name, {"path": task["path"], "event": "begin"})
+        told = time.monotonic()
         while True:
             _, report = inbox.get()
             if report is None:
@@ -78,6 +81,10 @@ class Processes(WorkerPlugin):
                     if self._closed:
                         process.dismiss()
                 return {**report, "crashed": False}
+            if report["event"] == "progress":
+                if time.monotonic() - told < PROGRESS_SECONDS:
+                    continue
+                told = time.monotonic()
             worker.log_event(self.name, {"path": task["path"], **report})
 
     def _take(self) -> tuple[Process, batch_process.Inbox]:
