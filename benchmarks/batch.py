@@ -54,6 +54,13 @@ WAYS = {
     "two": ["batch", "--workers", "2"],
     "cluster": ["batch", "--scheduler"],
 }
+QUIET = {
+    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+    "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "1s",
+    "DASK_DISTRIBUTED__WORKER__MEMORY__MONITOR_INTERVAL": "5s",
+    "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL": "5s",
+}
+"""What Dask does many times a second in each of its processes, at the cost of the members, seldom (docs/batch.md)."""
 TIMES = ("wall_seconds", "step_seconds", "compile_seconds")
 
 
@@ -79,8 +86,7 @@ def cluster(workers: int) -> Iterator[str]:
     commands += [[dask, "worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]] * workers
     with tempfile.TemporaryDirectory() as folder:
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        # Its statistical profiler looks at each worker a hundred times a second, at the cost of the members.
-        env = {**environment(1), "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False"}
+        env = {**environment(1), **QUIET}
         started = [subprocess.Popen(command, cwd=folder, env=env, **quiet) for command in commands]
         try:
             with Client(address, timeout=60) as client:

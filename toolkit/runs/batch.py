@@ -11,20 +11,21 @@ from __future__ import annotations
 
 import queue
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.core.errors import PhinverseError, ScenarioError
-from toolkit.runs import batch_process, execute, outcome, record
+from toolkit.runs import batch_process, late, outcome, record
 from toolkit.runs.batch_plan import Member, Plan, check_directories, create_directories, plan
-from toolkit.runs.batch_process import Process
-from toolkit.runs.batch_state import GO_ON, STOP_SECONDS, STOPPING, TICK, BatchEvents, MemberState, Order
+from toolkit.runs.batch_process import GO_ON, Process
+from toolkit.runs.batch_state import STOP_SECONDS, STOPPING, TICK, BatchEvents, MemberState, Order
 from toolkit.runs.directory import RunDirectory
 from toolkit.runs.events import Events
 from toolkit.runs.stopping import stop_requests
-from toolkit.runs.sweeps import up_to_date
 from toolkit.scenario.scenario import Scenario
 
 Cluster = Callable[[Order], None]
@@ -78,12 +79,21 @@ def run_batch(
     waiting = sum(state.status == "waiting" for state in states)
     count = min(waiting, workers or len(visible) or max(1, batch_process.cores() // 2))
     events.begin(states, 0 if cluster else count)
-    with stop_requests() as stop:
-        if count:
+    if count and planned.sweeps:
+        # While the processes load their libraries, not when all of them have ended.
+        threading.Thread(target=late.load_for_combining).start()
+    with ExitStack() as ending:
+        with stop_requests() as stop:
             order = Order(states, retry_failed, events, stop, command or tuple(sys.argv))
-            cluster(order) if cluster else _Work(order, count, visible).run()
-    stopped = stop.exit_code if any(state.status in ("waiting", "interrupted") for state in states) else None
-    problems = () if stopped is not None else _combine(planned, events)
+            if count and cluster:
+                cluster(order)
+            elif count:
+                work = _Work(order, count, visible)
+                # Processes take a moment to end, in which the sweeps are put together.
+                ending.callback(work.wait)
+                work.run()
+        stopped = stop.exit_code if any(state.status in ("waiting", "interrupted") for state in states) else None
+        problems = () if stopped is not None else _combine(planned, events)
     return Batch(planned.paths, tuple(states), problems, stopped)
 
 
@@ -100,10 +110,8 @@ def _combine(planned: Plan, events: BatchEvents) -> tuple[str, ...]:
     """Put the metrics of each sweep together where that was not done since; what went wrong."""
     problems = []
     for sweep in planned.sweeps:
-        if up_to_date(RunDirectory(sweep.path)):
-            continue
         try:
-            execute.combine_cells(RunDirectory(sweep.path), list(sweep.cells), Events(events.message))
+            late.combine_cells(RunDirectory(sweep.path), list(sweep.cells), Events(events.message))
         except PhinverseError as error:
             problems.append(f"{sweep.path}: the metrics of its members could not be put together: {error}")
     return tuple(problems)
@@ -122,7 +130,7 @@ class _Work:
         self._stopping: float | None = None
 
     def run(self) -> None:
-        """Return when every member has ended; no process is left, whatever happens."""
+        """Return when every member has ended and all processes have been told to end."""
         order = self._order
         try:
             while self._at or (not order.stopping and order.waiting()):
@@ -138,6 +146,9 @@ class _Work:
             for process in filter(None, self._slots):
                 process.kill()
             raise
+
+    def wait(self) -> None:
+        """Return when no process is left."""
         for process in filter(None, self._slots):
             process.wait()
 

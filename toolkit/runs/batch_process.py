@@ -30,6 +30,7 @@ THREADS = (
 WORKER = "toolkit.runs.batch_worker"
 END_SECONDS = 20.0
 """How long an idle process may take to end."""
+GO_ON = "run the batch again, it goes on from the last checkpoint"
 LAST_WORDS = 6000
 """Characters of what a process wrote to stderr that are shown when it has ended unexpectedly."""
 

@@ -19,7 +19,6 @@ IN_USE_SECONDS = 15.0
 """How long a directory may be in use by another process once nothing else is left to do: time enough for what a batch
 that was killed has left to notice it."""
 STOPPING = "stopping; members that are running save a checkpoint first"
-GO_ON = "run the batch again, it goes on from the last checkpoint"
 
 
 @dataclass

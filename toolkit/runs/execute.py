@@ -19,22 +19,19 @@ import xarray as xr
 from toolkit.core.backend import Backend, choose_device, devices, using
 from toolkit.core.errors import Interrupted, PhinverseError, ScenarioError
 from toolkit.core.solves import run_errors
-from toolkit.runs import atomic, checkpoint, monitors, outcome, peak_memory, record
+from toolkit.runs import atomic, checkpoint, late, monitors, outcome, peak_memory, record
 from toolkit.runs.datasets import global_attributes
 from toolkit.runs.directory import RunDirectory, create, create_cell
 from toolkit.runs.events import SILENT, Events
 from toolkit.runs.lock import DirectoryInUse, locked
 from toolkit.runs.metrics import read_metrics, write_metrics_nc
 from toolkit.runs.open import StoredRun, open_run
-from toolkit.runs.plots import write_plots
-from toolkit.runs.provenance import collect
+from toolkit.runs.provenance import collect, installed_versions
 from toolkit.runs.samples import read_samples
 from toolkit.runs.session import Session
 from toolkit.runs.simulation import simulate
 from toolkit.runs.stopping import StopRequest, stop_requests
-from toolkit.runs.sweep_curves import write_sweep_curves
 from toolkit.runs.sweep_fields import write_fields
-from toolkit.runs.sweep_plot import write_sweep_plot
 from toolkit.runs.sweeps import write_sweep
 from toolkit.scenario.build import build
 from toolkit.scenario.load import load_scenario
@@ -216,8 +213,7 @@ def _combine(directory: RunDirectory, cells: list[Cell], events: Events) -> None
     if write_sweep(directory.path) is None or not any(cell.scenario.sections.output.plots for cell in cells):
         return
     try:
-        write_sweep_plot(directory.path)
-        write_sweep_curves(directory.path)
+        late.write_sweep_plots(directory.path)
     except PhinverseError as error:
         # The results are complete without pictures.
         events.message(f"no picture of the sweep: {error}")
@@ -236,12 +232,13 @@ def _run_in(directory: RunDirectory, scenario: Scenario, events: Events, command
 
 
 def _plot(directory: RunDirectory, scenario: Scenario, events: Events) -> None:
-    if scenario.sections.output.plots:
-        try:
-            write_plots(directory.path)
-        except PhinverseError as error:
-            # The results are complete without pictures.
-            events.message(f"no pictures: {error}")
+    if not scenario.sections.output.plots:
+        return
+    try:
+        late.write_plots(directory.path)
+    except PhinverseError as error:
+        # The results are complete without pictures.
+        events.message(f"no pictures: {error}")
 
 
 def _run_locked(
@@ -280,9 +277,8 @@ def _work(
 ) -> dict[str, Any]:
     """Build and run; the trained parameters as NumPy arrays."""
     sections = scenario.sections
-    versions = " · ".join(
-        f"{name} {v}" for name, v in collect(()).versions.items() if name in ("phinverse", "phiflow", backend.name)
-    )
+    shown = installed_versions(("phinverse", "phiflow", backend.name))
+    versions = " · ".join(f"{name} {version}" for name, version in shown.items())
     events.message(f"{versions} · {backend.device} · physics {backend.physics_dtype}, network {backend.network_dtype}")
     events.message(f"{scenario.name} in {directory.path}")
     attributes = _attributes(scenario)
