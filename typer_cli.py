@@ -66,13 +66,16 @@ def run(
     seed: Annotated[int | None, typer.Option(help="seed of initial weights and batches")] = None,
     steps: Annotated[int | None, typer.Option(help="updates; time steps of a plain simulation")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would run, and stop")] = False,
+    together: Annotated[
+        bool, typer.Option("--together", help="make the updates of seeds of one cell side by side where that is faster")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress, only the run directory")] = False,
 ) -> None:
     """Compile and run one scenario; a sweep runs all its cells."""
     from toolkit.commands import run as command
 
     short = {"run.backend": backend, "run.device": device, "run.precision": precision, "run.seed": seed}
-    raise typer.Exit(command.run(scenario, overrides or [], short, steps, out, name, dry_run, quiet))
+    raise typer.Exit(command.run(scenario, overrides or [], short, steps, out, name, dry_run, together, quiet))
 
 
 @app.command()

@@ -10,7 +10,7 @@ from whole_runs import DIRECT, HEAT, cli, files, finished, process, status, writ
 
 import toolkit
 from toolkit.core.errors import ScenarioError
-from toolkit.runs import execute
+from toolkit.runs import execute, work
 from toolkit.runs.lock import locked
 
 SWEEP = ("output: {samples", "sweep: {run.seed: [0, 1], data.seed: [1, 2]}\noutput: {samples")
@@ -51,7 +51,7 @@ def test_a_failed_cell_does_not_cost_the_others_and_is_run_again(tmp_path):
 
 def test_a_bug_in_one_cell_is_told_as_such(tmp_path, monkeypatch):
     path = write_scenario(tmp_path, DIRECT, ("output:", "sweep: {run.seed: [0, 1]}\noutput:"))
-    original, calls = execute.build, []
+    original, calls = work.build, []
 
     def broken_once(*arguments):
         calls.append(1)
@@ -59,7 +59,7 @@ def test_a_bug_in_one_cell_is_told_as_such(tmp_path, monkeypatch):
             raise ZeroDivisionError("a bug")
         return original(*arguments)
 
-    monkeypatch.setattr(execute, "build", broken_once)
+    monkeypatch.setattr(work, "build", broken_once)
     sweep = execute.run_sweep(toolkit.load_scenario(path), tmp_path, "it")
     assert list(sweep.failed.values()) == ["ZeroDivisionError: a bug"]
     assert len(sweep.done) == 1

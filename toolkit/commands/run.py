@@ -24,6 +24,7 @@ def run(
     out: Path,
     name: str | None,
     dry_run: bool,
+    together: bool,
     quiet: bool,
 ) -> int:
     """Exit code 0, or 3 where members of a sweep failed; other failures are raised."""
@@ -39,7 +40,7 @@ def run(
 
     with console.progress(quiet) as events:
         if scenario.sections.sweep:
-            return sweep_summary(execute.run_sweep(scenario, out, name, events))
+            return sweep_summary(execute.run_sweep(scenario, out, name, events, together=together))
         done = execute.run(scenario, out, name, events)
     if not quiet:
         _summary(done)

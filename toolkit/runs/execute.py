@@ -9,48 +9,28 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
-from toolkit.core.backend import Backend, choose_device, devices, using
+from toolkit.core.backend import choose_device, devices
 from toolkit.core.errors import Interrupted, PhinverseError, ScenarioError
-from toolkit.core.solves import run_errors
-from toolkit.runs import atomic, checkpoint, late, monitors, outcome, peak_memory, record
-from toolkit.runs.datasets import global_attributes
+from toolkit.runs import atomic, late, outcome, record, work
 from toolkit.runs.directory import RunDirectory, create, create_cell
 from toolkit.runs.events import SILENT, Events
 from toolkit.runs.lock import DirectoryInUse, locked
-from toolkit.runs.metrics import read_metrics, write_metrics_nc
 from toolkit.runs.open import StoredRun, open_run
-from toolkit.runs.provenance import collect, installed_versions
-from toolkit.runs.samples import read_samples
-from toolkit.runs.session import Session
-from toolkit.runs.simulation import simulate
-from toolkit.runs.stopping import StopRequest, stop_requests
 from toolkit.runs.sweep_fields import write_fields
 from toolkit.runs.sweeps import write_sweep
-from toolkit.scenario.build import build
+from toolkit.runs.together import Group, Member, seedless, suits
 from toolkit.scenario.load import load_scenario
 from toolkit.scenario.scenario import Scenario
 from toolkit.scenario.sweep import Cell, expand
 
 _log = logging.getLogger(__name__)
-
-METRICS = {
-    "direction_norm": ("Euclidean norm of the update direction before clipping", "1"),
-    "train_control_error": ("control error on the training batch, mean over its samples", "1"),
-    "kept_rank": ("singular values of the Jacobian above the cut", "1"),
-    "largest_singular_value": ("largest singular value of the Jacobian of the mini-batch", "1"),
-    "smallest_kept": ("smallest singular value of the Jacobian that was kept", "1"),
-    "relative_cut": ("cut that was applied to singular values, over the largest of them", "1"),
-    "resolved": ("1, or 0 where directions were dropped because a Gram matrix cannot resolve them", "1"),
-    "krylov_steps": ("Lanczos steps", "1"),
-    "krylov_change": ("relative difference of the change of the outputs from that of half the Lanczos steps", "1"),
-}
 
 
 @dataclass(frozen=True)
@@ -95,8 +75,13 @@ def run_sweep(
     name: str | None = None,
     events: Events = SILENT,
     command: tuple[str, ...] | None = None,
+    together: bool = False,
 ) -> Sweep:
-    """Run all cells of a sweep one after the other; a cell that fails does not stop the others."""
+    """Run all cells of a sweep one after the other; a cell that fails does not stop the others.
+
+    With `together`, cells that differ in `run.seed` alone are built and compiled once, and make their updates side by
+    side where that is faster (JAX); the numbers are the same, the times each one's share.
+    """
     cells = expand(scenario)
     for cell in cells:
         _check_device(cell.scenario)
@@ -104,7 +89,21 @@ def run_sweep(
     listed = {cell.cell_id: cell.labels for cell in cells}
     atomic.write_text(directory.scenario, scenario.to_yaml())
     atomic.write_json(directory.sweep, {"started": record.utc_now(), "scenario": scenario.name, "cells": listed})
-    return _run_cells(directory, cells, events, command or tuple(sys.argv))
+    sweep = _Cells(directory, cells, events, command or tuple(sys.argv))
+    for group in _groups(cells) if together else [[cell] for cell in cells]:
+        if len(group) > 1:
+            sweep.together(group)
+        else:
+            sweep.alone(group[0])
+    return sweep.ended()
+
+
+def _groups(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Cells that differ in `run.seed` alone and have no time limit side by side, in the order of the first of each."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(seedless(cell.scenario) if suits(cell.scenario) else cell.cell_id, []).append(cell)
+    return list(groups.values())
 
 
 def complete(
@@ -131,7 +130,7 @@ def complete(
         if before == "done" or (before == "failed" and not retry_failed):
             return before
         goes_on = before == "running" or outcome.goes_on(directory, before)
-        _run_locked(directory, scenario, events, command, goes_on, device)
+        work.do(directory, scenario, events, command, goes_on, device)
     _plot(directory, scenario, events)
     return "done"
 
@@ -151,7 +150,10 @@ def resume(path: str | Path, events: Events = SILENT) -> Run:
 def resume_sweep(path: str | Path, events: Events = SILENT) -> Sweep:
     """Finish a sweep: cells that are done stay, those that were stopped go on, those that are missing or failed run."""
     directory = RunDirectory(Path(path))
-    return _run_cells(directory, expand(load_scenario(directory.scenario)), events, tuple(sys.argv))
+    cells = _Cells(directory, expand(load_scenario(directory.scenario)), events, tuple(sys.argv))
+    for cell in cells.cells:
+        cells.alone(cell)
+    return cells.ended()
 
 
 @dataclass(frozen=True)
@@ -164,32 +166,74 @@ class Sweep:
     """Why a cell is not done, by cell."""
 
 
-def _run_cells(directory: RunDirectory, cells: list[Cell], events: Events, command: tuple[str, ...]) -> Sweep:
-    done: list[str] = []
-    failed: dict[str, str] = {}
-    for number, cell in enumerate(cells, start=1):
-        member = create_cell(directory.path, cell.cell_id)
+@dataclass
+class _Cells:
+    """Does what cells of a sweep lack, and keeps how each has ended."""
+
+    directory: RunDirectory
+    cells: list[Cell]
+    events: Events
+    command: tuple[str, ...]
+    done: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def ended(self) -> Sweep:
+        """The sweep, its cells put together."""
+        combine_cells(self.directory, self.cells, self.events)
+        order = [cell.cell_id for cell in self.cells]
+        return Sweep(self.directory.path, tuple(sorted(self.done, key=order.index)), self.failed)
+
+    def alone(self, cell: Cell) -> None:
+        """Begin a cell, go on with it, or leave it as it is."""
+        member = create_cell(self.directory.path, cell.cell_id)
         before = outcome.status_of(member)
         if before in ("done", "running"):
-            events.message(f"cell {number} of {len(cells)}: {cell.cell_id} is {before}")
+            self._say(cell, f" is {before}")
             if before == "done":
-                done.append(cell.cell_id)
+                self.done.append(cell.cell_id)
             else:
-                failed[cell.cell_id] = "another process is at work on it"
-            continue
-        events.message(f"cell {number} of {len(cells)}: {cell.cell_id}")
+                self.failed[cell.cell_id] = "another process is at work on it"
+            return
+        self._say(cell)
+        goes_on = outcome.goes_on(member, before)
         try:
-            _run_in(member, cell.scenario, events, command, resume=outcome.goes_on(member, before)).stored.close()
-            done.append(cell.cell_id)
+            _run_in(member, cell.scenario, self.events, self.command, resume=goes_on).stored.close()
+            self.done.append(cell.cell_id)
         except Interrupted:
             raise
         except Exception as error:
             # A bug in one cell, too, must not cost the others; its trace is in the log, its reason in run.json.
-            _log.debug("cell %s failed", cell.cell_id, exc_info=error)
-            failed[cell.cell_id] = outcome.reason(error)
-            events.message(f"{cell.cell_id} failed: {failed[cell.cell_id]}")
-    combine_cells(directory, cells, events)
-    return Sweep(directory.path, tuple(done), failed)
+            self._failed(cell, error)
+
+    def together(self, cells: list[Cell]) -> None:
+        """Begin cells that differ in `run.seed` alone, side by side where that is faster."""
+        members = {
+            cell.cell_id: Member(cell.cell_id, create_cell(self.directory.path, cell.cell_id), cell.scenario)
+            for cell in cells
+        }
+        by_name = {cell.cell_id: cell for cell in cells}
+        Group(
+            tuple(members.values()),
+            self.events,
+            self.command,
+            begins=lambda member: self._say(by_name[member.name]),
+            ends=lambda member: _plot(member.directory, member.scenario, self.events),
+        ).run()
+        for cell in cells:
+            error = members[cell.cell_id].error
+            if error is None:
+                self.done.append(cell.cell_id)
+            else:
+                self._failed(cell, error)
+
+    def _say(self, cell: Cell, what: str = "") -> None:
+        number = self.cells.index(cell) + 1
+        self.events.message(f"cell {number} of {len(self.cells)}: {cell.cell_id}{what}")
+
+    def _failed(self, cell: Cell, error: Exception) -> None:
+        _log.debug("cell %s failed", cell.cell_id, exc_info=error)
+        self.failed[cell.cell_id] = outcome.reason(error)
+        self.events.message(f"{cell.cell_id} failed: {self.failed[cell.cell_id]}")
 
 
 def combine_cells(directory: RunDirectory, cells: list[Cell], events: Events) -> None:
@@ -226,7 +270,7 @@ def _check_device(scenario: Scenario) -> None:
 
 def _run_in(directory: RunDirectory, scenario: Scenario, events: Events, command: tuple[str, ...], resume: bool) -> Run:
     with locked(directory.path):
-        network = _run_locked(directory, scenario, events, command, resume)
+        network = work.do(directory, scenario, events, command, resume)
     _plot(directory, scenario, events)
     return Run(directory.path, open_run(directory.path), network)
 
@@ -239,92 +283,3 @@ def _plot(directory: RunDirectory, scenario: Scenario, events: Events) -> None:
     except PhinverseError as error:
         # The results are complete without pictures.
         events.message(f"no pictures: {error}")
-
-
-def _run_locked(
-    directory: RunDirectory,
-    scenario: Scenario,
-    events: Events,
-    command: tuple[str, ...],
-    resume: bool,
-    device: str | None = None,
-) -> dict[str, Any]:
-    """Run in a directory that this process owns; `run.json` tells the outcome whatever happens."""
-    sections = scenario.sections
-    options = sections.run
-    with (
-        stop_requests() as stop,
-        using(
-            options.backend, device or options.device, sections.physics_precision, sections.network_precision
-        ) as backend,
-    ):
-        peak_memory.reset()
-        outcome.begin(directory, scenario, backend, command, resume)
-        # A run that was killed before its first checkpoint starts again.
-        goes_on = resume and checkpoint.exists(directory.checkpoint)
-        with outcome.told(directory), run_errors(sections.pde.type):
-            network = _work(directory, scenario, backend, events, stop, goes_on)
-    return network
-
-
-def _work(
-    directory: RunDirectory,
-    scenario: Scenario,
-    backend: Backend,
-    events: Events,
-    stop: StopRequest,
-    resume: bool,
-) -> dict[str, Any]:
-    """Build and run; the trained parameters as NumPy arrays."""
-    sections = scenario.sections
-    shown = installed_versions(("phinverse", "phiflow", backend.name))
-    versions = " · ".join(f"{name} {version}" for name, version in shown.items())
-    events.message(f"{versions} · {backend.device} · physics {backend.physics_dtype}, network {backend.network_dtype}")
-    events.message(f"{scenario.name} in {directory.path}")
-    attributes = _attributes(scenario)
-    built = build(sections, backend, read_samples)
-    if built.trainer is None:
-        try:
-            simulate(sections, built, directory, attributes, events, stop, resume)
-        finally:
-            _write_metrics(directory, attributes, backend.trace_seconds, monitors.descriptions(built.problem))
-        return {}
-    session = Session(sections, built, directory, attributes, events, stop)
-    try:
-        state = session.run(resume)
-        session.write_fields(state)
-    finally:
-        session.close()
-        described = {
-            **(sections.update.plugin.metrics if sections.update else {}),
-            **monitors.descriptions(built.problem),
-        }
-        _write_metrics(directory, attributes, session.compile_seconds, described)
-    return {name: backend.numpy(value) for name, value in state.params.items()}
-
-
-def _attributes(scenario: Scenario) -> dict[str, Any]:
-    header = scenario.sections.header
-    return global_attributes(
-        title=header.name,
-        summary=header.description,
-        scenario=scenario.to_yaml(),
-        provenance=collect(tuple(sys.argv)),
-        references=header.references,
-    )
-
-
-def _write_metrics(
-    directory: RunDirectory,
-    attributes: Mapping[str, Any],
-    compile_seconds: float,
-    described: Mapping[str, Any],
-) -> None:
-    records = read_metrics(directory.metrics_lines)
-    if records:
-        write_metrics_nc(
-            directory.metrics,
-            records,
-            {**attributes, "compile_seconds": compile_seconds},
-            {**METRICS, **described},
-        )

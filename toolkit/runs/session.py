@@ -8,8 +8,8 @@ exactly where the run stopped.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,13 @@ from toolkit.runs.stopping import StopRequest
 from toolkit.scenario.build import Built
 from toolkit.scenario.sections import Sections
 from toolkit.training.calibration import calibrate
+from toolkit.training.data import Batches
 from toolkit.training.diagnosis import SaturationCount, activation_inputs, activations
-from toolkit.training.loop import Evaluation, TrainState, evaluate, train
+from toolkit.training.joint import GROUPS, Made
+from toolkit.training.loop import Evaluation, TrainState, evaluate, timed_step, unfinished
 from toolkit.training.problem import Batch, batch_from_tree
 
 ADVICE = "lower update.optimizer.learning_rate or update.step_size, or limit the direction with update.clip"
-GROUPS = ("params", "buffers", "optimizer")
 
 
 @dataclass
@@ -45,10 +46,18 @@ class Session:
     """Global attributes of the datasets."""
     events: Events
     stop: StopRequest
+    programs: dict[Any, Any] = field(default_factory=dict)
+    """What is compiled beside the training step, by what it is for; runs that differ in their seed alone may share."""
+    others_seconds: float = 0.0
+    """Part of the backend's `trace_seconds` that went into other runs."""
+    made: Made | None = None
+    """The next update, if somebody has made it for this run."""
+    changed: bool = False
+    """Whether the state is not that of the last update any more; for others to set back."""
 
     def __post_init__(self) -> None:
-        self._programs: dict[Any, Any] = {}
         self._compiled_before = 0.0
+        self._ahead: tuple[Made, float] | None = None
         self._frames: FrameWriter | None = None
         built, data = self.built, self.sections.data
         samples = None if built.validation is None else _count(built.validation)
@@ -58,39 +67,75 @@ class Session:
 
     def run(self, resume: bool) -> TrainState:
         """Train from the start or from the checkpoint to the end; the state after the last update."""
-        state = self._restore() if resume else self._start()
+        for _ in self.updates(resume):
+            pass
+        return self.state
+
+    def updates(self, resume: bool) -> Iterator[Session]:
+        """`run` update by update: before each the caller has the word, who may put it into `made`."""
+        self._state = self._restore() if resume else self._start()
         options = self.sections.train
-        assert self.built.trainer is not None
-        assert self.built.batches is not None
-        with MetricsWriter(self.directory.metrics_lines, state.step if resume else None) as metrics:
+        with MetricsWriter(self.directory.metrics_lines, self.step if resume else None) as metrics:
             if not resume:
-                state, validated = self._validate(state)
-                metrics.append({"step": 0, "wall_seconds": 0.0, **validated})
-                self._save(state)
-            steps = train(self.built.trainer, state, self.built.batches, options.steps, options.time_limit)
-            for state, record in steps:
-                last = state.step == options.steps or (
-                    options.time_limit is not None and state.seconds >= options.time_limit
-                )
-                if state.step % options.validate_every == 0 or last:
-                    state, validated = self._validate(state)
-                    record |= validated
-                metrics.append({"step": state.step, **record})
-                self._record_frame(state, last)
-                self.events.progress(state.step, options.steps, record)
-                if state.step % options.checkpoint_every == 0 or last:
-                    self._save(state)
+                metrics.append({"step": 0, "wall_seconds": 0.0, **self._validate()})
+                self._save()
+            while unfinished(self.step, self.seconds, options.steps, options.time_limit):
+                yield self
+                record = self._update()
+                last = not unfinished(self.step, self.seconds, options.steps, options.time_limit)
+                if self.step % options.validate_every == 0 or last:
+                    record |= self._validate()
+                metrics.append({"step": self.step, **record})
+                self._record_frame(last)
+                self.events.progress(self.step, options.steps, record)
+                if self.step % options.checkpoint_every == 0 or last:
+                    self._save()
                 if self.stop.exit_code is not None and not last:
-                    self._save(state)
+                    self._save()
                     self.close()
-                    self.stop.check(f"step {state.step} is saved, `phinverse resume {self.directory.path}` goes on")
+                    self.stop.check(f"step {self.step} is saved, `phinverse resume {self.directory.path}` goes on")
         self.close()
-        return state
+
+    @property
+    def step(self) -> int:
+        """Number of updates done."""
+        return self._state.step if self._ahead is None else self._ahead[0].step
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far, compilation not counted."""
+        return self._state.seconds if self._ahead is None else self._ahead[1]
+
+    @property
+    def state(self) -> TrainState:
+        """What training has changed so far."""
+        if self._ahead is not None:
+            # Cut out of those of all runs only now: between validations nobody looks at it.
+            made, seconds = self._ahead
+            self._state, self._ahead = made.state(seconds), None
+        return self._state
+
+    @property
+    def batches(self) -> Batches:
+        """What each update looks at."""
+        assert self.built.batches is not None
+        return self.built.batches
 
     @property
     def compile_seconds(self) -> float:
         """Time spent compiling and tracing so far, in all processes that worked on this run."""
-        return self._compiled_before + self.built.problem.backend.trace_seconds
+        return self._compiled_before + self.built.problem.backend.trace_seconds - self.others_seconds
+
+    def _update(self) -> dict[str, float]:
+        """Make the next update, or take the one that was made; its record."""
+        made, self.made = self.made, None
+        if made is not None:
+            seconds = self.seconds + made.seconds
+            self._ahead = made, seconds
+            return {**made.metrics, "wall_seconds": seconds}
+        assert self.built.trainer is not None
+        self._state, record = timed_step(self.built.trainer, self.state, self.batches)
+        return record
 
     def close(self) -> None:
         """Close the file of frames, if there is one."""
@@ -118,7 +163,7 @@ class Session:
                 append_dim="step",
                 grid=self.sections.grid,
             )
-            self._record_frame(state, True)
+            self._record_frame_of(state)
         return state
 
     def _restore(self) -> TrainState:
@@ -134,8 +179,8 @@ class Session:
             self._frames = resume_frames(self.directory, self.sections.output.format, counters["frames"])
         return TrainState(**groups, step=counters["step"], seconds=counters["seconds"])
 
-    def _save(self, state: TrainState) -> None:
-        b = self.built.problem.backend
+    def _save(self) -> None:
+        b, state = self.built.problem.backend, self.state
         arrays = {
             f"{group}/{name}": b.numpy(value) for group in GROUPS for name, value in getattr(state, group).items()
         }
@@ -146,12 +191,14 @@ class Session:
 
     # --- validation and frames ------------------------------------------------------------------------------------
 
-    def _validate(self, state: TrainState) -> tuple[TrainState, dict[str, float]]:
-        """The state with calibrated buffers, and means over the validation samples; monitors are checked."""
+    def _validate(self) -> dict[str, float]:
+        """Calibrate the buffers; means over the validation samples. Monitors are checked."""
         batch = self.built.validation
-        state = self._calibrated(state)
+        state = self._calibrated(self.state)
+        if state is not self._state:
+            self._state, self.changed = state, True
         if batch is None:
-            return state, {}
+            return {}
         problem, count = self.built.problem, _count(batch)
         size = count if self.built.direct else max(1, min(self.sections.train.batch_size, count))
         totals: dict[str, float] = {}
@@ -174,7 +221,7 @@ class Session:
                     f"validation after step {state.step}: {name} is {value}; lower update.optimizer.learning_rate"
                 )
         shares = {monitors.saturation_metric(label): count.share for label, count in saturation.items()}
-        return state, result | largest | shares
+        return result | largest | shares
 
     def _saturation_counts(self) -> dict[str, SaturationCount]:
         """Empty ones by `<network>/<layer>`, none where nobody asked for them."""
@@ -185,15 +232,14 @@ class Session:
         if not state.buffers:
             return state
         problem, b = self.built.problem, self.built.problem.backend
-        assert self.built.batches is not None
-        batch = self.built.batches(max(state.step - 1, 0))
+        batch = self.batches(max(state.step - 1, 0))
 
         def statistics(params: Any, buffers: Any, tree: Any) -> Any:
             return calibrate(problem, params, buffers, batch_from_tree(tree))
 
-        if "calibrate" not in self._programs:
-            self._programs["calibrate"] = b.compile(statistics, state.params, state.buffers, batch.tree())
-        found = b.without_gradient(self._programs["calibrate"], state.params, state.buffers, batch.tree())
+        if "calibrate" not in self.programs:
+            self.programs["calibrate"] = b.compile(statistics, state.params, state.buffers, batch.tree())
+        found = b.without_gradient(self.programs["calibrate"], state.params, state.buffers, batch.tree())
         return replace(state, buffers=found)
 
     def _program(self, kind: str, state: TrainState, batch: Batch) -> Any:
@@ -216,16 +262,19 @@ class Session:
 
         tree = batch.tree()
         key = (kind, _count(batch))
-        if key not in self._programs:
+        if key not in self.programs:
             problem.prepare(batch)
             function = {"errors": errors, "fields": fields, "activations": activated}[kind]
-            self._programs[key] = problem.backend.compile(function, state.params, state.buffers, tree)
-        return problem.backend.without_gradient(self._programs[key], state.params, state.buffers, tree)
+            self.programs[key] = problem.backend.compile(function, state.params, state.buffers, tree)
+        return problem.backend.without_gradient(self.programs[key], state.params, state.buffers, tree)
 
-    def _record_frame(self, state: TrainState, last: bool) -> None:
-        """Append the controls and states after this step to the fields of a direct optimisation."""
-        if self._frames is None or not (last or state.step % self.sections.output.every == 0):
-            return
+    def _record_frame(self, last: bool) -> None:
+        """Append the controls and states after this step to the fields of a direct optimisation, if it is time."""
+        if self._frames is not None and (last or self.step % self.sections.output.every == 0):
+            self._record_frame_of(self.state)
+
+    def _record_frame_of(self, state: TrainState) -> None:
+        assert self._frames is not None
         parts = self._numpy(self._program("fields", state, self.built.validation or Batch()))
         self._frames.append(state.step, direct_frame(self._contents, parts["controls"], parts["final"]))
 

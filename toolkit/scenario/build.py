@@ -75,6 +75,18 @@ def build(sections: Sections, backend: Backend, read_file: Callable[[Path], Arra
     return Built(problem, params, buffers, build_trainer(sections, problem), batches, fixed, direct)
 
 
+def with_seed(built: Built, sections: Sections, backend: Backend) -> Built:
+    """What `build` gives for sections that differ from those of `built` in `run.seed` alone; the rest is shared."""
+    params, buffers = _initial_parameters(sections, backend, built.validation)
+    batches = built.batches
+    if isinstance(batches, Remembered) and isinstance(batches.batches, FiniteBatches) and batches.batches.shuffle:
+        finite = batches.batches
+        batches = Remembered(
+            FiniteBatches(finite.samples, finite.assemble, finite.batch_size, sections.run.seed, finite.shuffle)
+        )
+    return replace(built, params=params, buffers=buffers, batches=batches)
+
+
 def _monitored(problem: Problem, batch: Batch | None) -> Problem:
     """Without the monitors that do not apply where the data bring forces or sources."""
     acting = {key.partition(".")[0] for key in batch.context} if batch else set()

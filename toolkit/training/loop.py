@@ -86,11 +86,15 @@ class Trainer:
         key = str(tree_shapes(batch))
         if key not in self._compiled:
             self.problem.prepare(batch)
-            update = self._search if self.searches else self._update
             self._compiled[key] = self.problem.backend.compile(
-                update, state.params, state.buffers, state.optimizer, batch.tree()
+                self.update, state.params, state.buffers, state.optimizer, batch.tree()
             )
         return self._compiled[key]
+
+    @property
+    def update(self) -> Callable[..., tuple[Any, ...]]:
+        """(params, buffers, optimizer, batch as a tree) -> (params, buffers, optimizer, metrics), not compiled."""
+        return self._search if self.searches else self._update
 
     def _update(self, params: Natives, buffers: Natives, optimizer: Natives, tree: Any) -> tuple[Any, ...]:
         batch = batch_from_tree(tree)
@@ -188,11 +192,22 @@ def train(
     trainer: Trainer, state: TrainState, batches: Batches, steps: int | None, time_limit: float | None = None
 ) -> Iterator[tuple[TrainState, dict[str, float]]]:
     """States and records until `steps` updates are done or `time_limit` seconds of training have passed."""
+    while unfinished(state.step, state.seconds, steps, time_limit):
+        state, record = timed_step(trainer, state, batches)
+        yield state, record
+
+
+def unfinished(step: int, seconds: float, steps: int | None, time_limit: float | None) -> bool:
+    """Whether there are updates to do after `step` updates in so many seconds of training."""
+    return (steps is None or step < steps) and (time_limit is None or seconds < time_limit)
+
+
+def timed_step(trainer: Trainer, state: TrainState, batches: Batches) -> tuple[TrainState, dict[str, float]]:
+    """(state, record) of one update; the clock of the training goes on, but for compilation."""
     backend = trainer.problem.backend
-    while (steps is None or state.step < steps) and (time_limit is None or state.seconds < time_limit):
-        start, traced = time.perf_counter(), backend.trace_seconds
-        batch = batches(state.step)
-        state, record = trainer.step(state, batch)
-        elapsed = time.perf_counter() - start - (backend.trace_seconds - traced)
-        state = replace(state, seconds=state.seconds + elapsed)
-        yield state, {**record, "wall_seconds": state.seconds}
+    start, traced = time.perf_counter(), backend.trace_seconds
+    batch = batches(state.step)
+    state, record = trainer.step(state, batch)
+    elapsed = time.perf_counter() - start - (backend.trace_seconds - traced)
+    state = replace(state, seconds=state.seconds + elapsed)
+    return state, {**record, "wall_seconds": state.seconds}

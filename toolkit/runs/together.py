@@ -1,0 +1,200 @@
+"""Runs that differ in `run.seed` alone, one after the other or side by side: built once, compiled once.
+
+    the first, a few updates   how long one takes, and how long it took to compile
+    all of them, as many       alone, too: they then stand at the same step
+    all of them, side by side  one program makes the next update of all (`toolkit.training.joint`)
+
+Where an update takes so long that nothing is won between updates, or where the common program turns out to be slower,
+each goes on alone. The numbers are the same in any case. A run that fails costs nothing but itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from toolkit.core.backend import Backend
+from toolkit.core.errors import Interrupted
+from toolkit.runs import work
+from toolkit.runs.directory import RunDirectory
+from toolkit.runs.events import Events
+from toolkit.runs.lock import locked
+from toolkit.runs.session import Session
+from toolkit.runs.stopping import StopRequest
+from toolkit.scenario.scenario import Scenario
+from toolkit.training.joint import JointTrainer
+
+ALONE = 6
+"""Updates that each run makes alone; the first compiles and is not timed."""
+SHORT_SECONDS = 0.02
+"""Longest update that is tried together: around a longer one there is nothing to save."""
+WON = 2.0
+"""What has to be won, twice as fast being likely, over the time that the first run has compiled."""
+TRIED = 16
+"""Updates made together after which their time is judged."""
+WORTH = 0.95
+"""Largest ratio of a run's share of an update to one alone that is still worth it."""
+
+
+@dataclass
+class Member:
+    """A run of a group."""
+
+    name: str
+    directory: RunDirectory
+    scenario: Scenario
+    error: Exception | None = None
+    """Why it is not done."""
+    steps: work.Steps | None = None
+    """Its work while that goes on."""
+    session: Session | None = None
+    """Set while it waits for its next update."""
+    alone: float = math.inf
+    """Seconds of an update made alone."""
+
+    def advance(self) -> bool:
+        """Make the next update and what belongs to it; whether there are more."""
+        assert self.steps is not None
+        try:
+            self.session = next(self.steps)
+            return True
+        except StopIteration:
+            self.session = None
+        except Exception as error:
+            self.error, self.session = error, None
+        return False
+
+
+def seedless(scenario: Scenario) -> str:
+    """What a scenario says but for `run.seed`: the same text, the same group."""
+    data = dict(scenario.data)
+    data["run"] = {key: value for key, value in data["run"].items() if key != "seed"}
+    return json.dumps(data, sort_keys=True)
+
+
+def suits(scenario: Scenario) -> bool:
+    """Whether its runs may be timed together: with `train.time_limit` each needs its own clock."""
+    return scenario.sections.update is not None and scenario.sections.train.time_limit is None
+
+
+@dataclass
+class Group:
+    """Does runs that have never begun and differ in `run.seed` alone."""
+
+    members: Sequence[Member]
+    events: Events
+    command: tuple[str, ...]
+    begins: Callable[[Member], None] = lambda member: None
+    """Called before a run begins."""
+    ends: Callable[[Member], None] = lambda member: None
+    """Called when a run is done and its directory free again."""
+    _shared: work.Shared = field(default_factory=work.Shared)
+    _told: Member | None = None
+    """The run whose progress is shown."""
+
+    def run(self) -> None:
+        """Do all of them; `Member.error` says which failed. Interrupted if that was asked for."""
+        first, *others = self.members
+        with work.environment(first.scenario) as (backend, stop):
+            try:
+                if self._begin(first, backend, stop) and others and self._promising(first, backend):
+                    ready = [first, *(m for m in others if self._begin(m, backend, stop))]
+                    self._side_by_side([m for m in ready if m.session is not None])
+                for member in self.members:
+                    if member.steps is None and stop.exit_code is None:
+                        self._begin(member, backend, stop)
+                    self._finish(member)
+            except BaseException as error:
+                self._abandon(error)
+                raise
+        for member in self.members:
+            if isinstance(member.error, Interrupted):
+                raise member.error
+
+    # --- alone ----------------------------------------------------------------------------------------------------
+
+    def _begin(self, member: Member, backend: Backend, stop: StopRequest) -> bool:
+        """Begin a run and make its first updates; whether there are more."""
+        self._told = member
+        self.begins(member)
+        events = Events(self.events.message, lambda *news: self._progress(member, *news))
+        member.steps = self._owned(member, backend, events, stop)
+        # The first call leads to its first update.
+        clock = [0.0]
+        for _ in range(1 + ALONE):
+            if not member.advance():
+                return False
+            assert member.session is not None
+            clock.append(member.session.seconds)
+        member.alone = float(np.median(np.diff(clock[2:])))
+        return True
+
+    def _owned(self, member: Member, backend: Backend, events: Events, stop: StopRequest) -> work.Steps:
+        shared = self._shared if backend.compiles else None
+        place, scenario = member.directory, member.scenario
+        with locked(place.path):
+            trained = yield from work.stepwise(place, scenario, backend, events, stop, self.command, False, shared)
+        self.ends(member)
+        return trained
+
+    def _finish(self, member: Member) -> None:
+        self._told = member
+        while member.session is not None:
+            member.advance()
+
+    def _progress(self, member: Member, *news: Any) -> None:
+        if member is self._told:
+            self.events.progress(*news)
+
+    def _abandon(self, error: BaseException) -> None:
+        """Let all that have begun say how they end."""
+        for member in self.members:
+            if member.session is not None and member.steps is not None:
+                with suppress(BaseException):
+                    member.steps.throw(error)
+
+    # --- side by side ---------------------------------------------------------------------------------------------
+
+    def _promising(self, first: Member, backend: Backend) -> bool:
+        """Whether to try: updates are short, and there are enough of them to win more than a compilation takes."""
+        steps = first.scenario.sections.train.steps
+        if first.session is None or not backend.compiles or not suits(first.scenario) or steps is None:
+            return False
+        won = (steps - first.session.step) * len(self.members) * first.alone / 2
+        return first.alone < SHORT_SECONDS and won > WON * first.session.compile_seconds
+
+    def _side_by_side(self, members: list[Member]) -> None:
+        """Make the updates of all together until they are done, or as long as that is faster."""
+        if len(members) < 2:
+            return
+        assert self._shared.built is not None
+        assert self._shared.built.trainer is not None
+        trainer, taken = JointTrainer(self._shared.built.trainer), []
+        alone = np.median([member.alone for member in members])
+        self.events.message(f"{len(members)} runs side by side: {', '.join(m.name for m in members)}")
+        while len(members) > 1:
+            self._told, before = members[0], trainer.compile_seconds
+            sessions = [m.session for m in members if m.session is not None]
+            states = [] if trainer.knows_states else [session.state for session in sessions]
+            updates = trainer.step(states, sessions[0].step, [session.batches for session in sessions])
+            for session, made in zip(sessions, updates, strict=True):
+                session.made = made
+                # What was compiled for all is nobody's own: each has its share.
+                session.others_seconds += (trainer.compile_seconds - before) * (1 - 1 / len(sessions))
+            going_on = [member for member in members if member.advance()]
+            if len(going_on) < len(members) or any(session.changed for session in sessions):
+                trainer.forget()
+                for session in sessions:
+                    session.changed = False
+            members = going_on
+            taken.append(sessions[0].seconds)
+            # Medians: other processes may stop one update or another for a while.
+            if len(taken) == TRIED and np.median(np.diff(taken)) > WORTH * alone:
+                self.events.message("side by side is slower here: each goes on alone")
+                return
