@@ -5,6 +5,7 @@
 All ways start from the shell, with one thread per process:
 
     run                  the sweep in one process
+    run --together       the same, the two seeds of each cell updated by one program
     batch --workers 1    the same, with the batch around it: its overhead
     batch --workers 2    two processes: the speed-up; its numbers are compared with those of the first, bit for bit
     batch --scheduler    a Dask cluster of two worker processes on this machine, which stand ready before the clock runs
@@ -50,6 +51,7 @@ sweep:
 """
 WAYS = {
     "run": ["run"],
+    "together": ["run", "--together"],
     "one": ["batch", "--workers", "1"],
     "two": ["batch", "--workers", "2"],
     "cluster": ["batch", "--scheduler"],

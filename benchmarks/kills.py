@@ -4,9 +4,9 @@
 
 A batch of eight members (networks on torch and JAX, a sweep, a direct optimisation that writes frames, a streamed
 simulation) is done once undisturbed. Then it is started again and again in another folder, and each time something is
-killed: the batch alone, one of its processes, or everything at once; in between single runs of the same scenarios are
-started, killed, resumed, each eight times. After each kill every file there is must be readable; the results of all
-that are done in the end are compared with the undisturbed ones, bit for bit.
+killed: the batch alone, one of its processes, or everything at once; in between single runs of the same scenarios, and
+a sweep of four seeds side by side, are started, killed, resumed, each eight times. After each kill every file there is
+must be readable; the results of all that are done in the end are compared with the undisturbed ones, bit for bit.
 """
 
 from __future__ import annotations
@@ -76,12 +76,15 @@ data: {type: cosine, validation: 2}
 output: {plots: true}
 """
 SWEEP = "sweep: {update.optimizer.learning_rate: [1e-3, 3e-4], run.seed: [0, 1]}\n"
+TOGETHER = "learn_together"
+"""The scenario whose members are compared with those of the batch, and are otherwise done by `run --together`."""
 SCENARIOS = {
     "learn_torch": ("torch", HEAT + LEARN),
     "learn_jax": ("jax", SINE),
     "learn_sweep": ("jax", SINE.replace("1500", "800") + SWEEP),
     "optimise": ("torch", HEAT + OPTIMISE),
     "simulate": ("jax", HEAT + SIMULATE),
+    TOGETHER: ("jax", SINE.replace("1500", "10000") + "sweep: {run.seed: [0, 1, 2, 3]}\n"),
 }
 
 
@@ -148,6 +151,12 @@ def wait_until_gone(pids: Iterable[int]) -> None:
 def runs(folder: Path) -> list[Path]:
     """Directories of runs below a folder."""
     return sorted(path.parent for path in folder.rglob("run.json"))
+
+
+def begun(folder: Path) -> Path | None:
+    """What can be resumed: the sweep below a folder, or the run."""
+    sweeps = [path.parent for path in folder.rglob("sweep.json")]
+    return next(iter([*sweeps, *runs(folder)]), None)
 
 
 def check_readable(folder: Path) -> int:
@@ -230,10 +239,10 @@ def disturb(count: Count, arguments: list[object], folder: Path, targets: Sequen
                 assert status in ("done", "interrupted"), (path, status)
                 count.found[status] += 1
             count.checked += check_readable(folder)
-            if target == "single" and (known := runs(folder)):
-                if record.read(known[0] / "run.json").status == "done":
+            if target == "single" and (known := begun(folder)):
+                if all(record.read(path / "run.json").status == "done" for path in runs(folder)):
                     return
-                again = ["resume", known[0]]
+                again = ["resume", known]
             print(f"{sum(count.kills.values()):4d} kills", file=sys.stderr, flush=True)
             continue
         _, errors = running.communicate()
@@ -262,14 +271,16 @@ def main() -> None:
             out = folder / f"round{count.rounds}"
             out.mkdir()
             if count.rounds % 2 == 0:
-                # One scenario by itself: the cells of the sweep are known by the batch only.
+                # One scenario by itself: the cells of the other sweep are known by the batch only.
                 path = chance.choice([p for p in paths if "sweep" not in p.name])
-                command: list[object] = ["run", path, "--out", out, "--name", "it"]
+                more = ["--together"] if path.stem == TOGETHER else []
+                command: list[object] = ["run", path, *more, "--out", out, "--name", "it"]
                 disturb(count, command, out, ["single"], chance)
                 (found,) = (whole / path.stem).iterdir()
                 count.compared += compare(found, out / path.stem / "it")
             else:
-                disturb(count, ["batch", *paths, "--workers", 2, "--out", out], out, TARGETS, chance)
+                batch = [p for p in paths if p.stem != TOGETHER]
+                disturb(count, ["batch", *batch, "--workers", 2, "--out", out], out, TARGETS, chance)
                 count.compared += compare(whole, out)
             statuses = {record.read(path / "run.json").status for path in runs(out)}
             assert statuses == {"done"}, statuses
