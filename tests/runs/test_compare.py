@@ -174,6 +174,15 @@ def test_other_problems_are_warned_about(tmp_path, change, warned):
     assert said == ([f"losses are not comparable: the runs {warned}"] if warned else [])
 
 
+def test_shares_of_time_are_warned_about(tmp_path):
+    for name, count in (("a", 1), ("b", 3), ("c", 3)):
+        file = made(tmp_path / name) / "run.json"
+        record.update(file, details={"side_by_side": count})
+    assert warnings(read_members([tmp_path / "b", tmp_path / "c"], tmp_path)) == []
+    (said,) = warnings(read_members([tmp_path], tmp_path))
+    assert said.startswith("seconds are not comparable: 2 of 3 runs")
+
+
 # --- numbers ------------------------------------------------------------------------------------------------------
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 
+import numpy as np
 import pytest
-from batch_cases import assert_same_results, members, statuses
+from batch_cases import PARABOLA, assert_same_results, members, statuses
 from whole_runs import DIRECT, HEAT, cli, finished, process, recorded_steps, status, write_scenario
 
 import toolkit
+from toolkit.core.backend import using
 from toolkit.core.errors import StorageError
 from toolkit.runs import together
 from toolkit.runs.events import Events
 from toolkit.runs.execute import run_sweep
 from toolkit.runs.metrics import MetricsWriter
 from toolkit.training.joint import JointTrainer
+from toolkit.training.loop import TrainState
 
 SINE = """\
 name: sine
@@ -89,6 +93,8 @@ def test_each_has_the_numbers_it_has_alone(tmp_path, always, text, changes):
     assert sweep.done == alone.done
     assert len(sweep.done) == 3
     assert_same(alone.path, sweep.path)
+    assert {status(run)["details"].get("side_by_side") for run in members(sweep.path).values()} == {3}
+    assert {status(run)["details"].get("side_by_side") for run in members(alone.path).values()} == {None}
 
 
 def test_only_cells_that_differ_in_their_seed_are_grouped(tmp_path, always):
@@ -107,7 +113,7 @@ def test_a_run_that_fails_costs_nothing_but_itself(tmp_path, always, monkeypatch
     original = MetricsWriter.append
 
     def broken(self, record):
-        if "seed=1" in str(self._path) and record["step"] == 8:
+        if "seed=1" in str(self._path) and record["step"] == 10:
             raise StorageError("the disk of this one has a hole")
         original(self, record)
 
@@ -125,23 +131,45 @@ def test_a_run_that_fails_costs_nothing_but_itself(tmp_path, always, monkeypatch
 
 
 def test_numbers_that_are_not_finite_are_explained_by_the_run_itself(tmp_path, always):
-    """All three diverge: each says at which step, and what to do."""
-    path = write_scenario(tmp_path, SINE, ("learning_rate: 1e-3", "learning_rate: 1e30"))
-    alone, sweep, _ = both(tmp_path, path)
+    """All three diverge, side by side by then: each says at which step, and what to do."""
+    # Just above the largest rate that converges from (3, 3): x grows, and then like its cube.
+    rare = ("steps: 4, validate_every: 2", "steps: 20, validate_every: 20")
+    changes = (JAX, SEEDS, rare, ("rate: 0.01", "rate: 0.056"))
+    alone, sweep, said = both(tmp_path, write_scenario(tmp_path, PARABOLA, *changes))
+    assert joint(said) == [3]
     assert len(sweep.failed) == 3
     assert sweep.failed == alone.failed
-    assert all("lower" in reason.lower() for reason in sweep.failed.values())
+    assert all(reason.startswith("step 9: ") and "lower" in reason.lower() for reason in sweep.failed.values())
 
 
 def test_a_run_may_make_one_update_alone(tmp_path, always, monkeypatch):
     original = JointTrainer._made
 
     def without_one(self, step, k, *rest):
-        return None if (step, k) == (8, 1) else original(self, step, k, *rest)
+        return None if (step, k) == (10, 1) else original(self, step, k, *rest)
 
     monkeypatch.setattr(JointTrainer, "_made", without_one)
     alone, sweep, _ = both(tmp_path, write_scenario(tmp_path, SINE))
     assert_same(alone.path, sweep.path)
+
+
+def test_where_it_would_round_otherwise_each_goes_on_alone(tmp_path, always, monkeypatch):
+    monkeypatch.setattr(together, "equal", lambda *states: False)
+    alone, sweep, said = both(tmp_path, write_scenario(tmp_path, SINE))
+    assert "side by side, numbers would be rounded otherwise here: each goes on alone" in said
+    assert joint(said) == []
+    assert_same(alone.path, sweep.path)
+
+
+def test_a_difference_in_the_last_bit_is_seen():
+    with using("jax", "cpu") as b:
+        values = np.array([1.0, -2.0])
+        one = TrainState({"w": b.array(values)}, {}, {"m": b.array(values)})
+        for group in ("params", "optimizer"):
+            name = next(iter(getattr(one, group)))
+            other = replace(one, **{group: {name: b.array(np.nextafter(values, 9.0))}})
+            assert together.equal(one, one, b)
+            assert not together.equal(one, other, b)
 
 
 def test_where_it_is_slower_each_goes_on_alone(tmp_path, always, monkeypatch):

@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 
 from toolkit.core.errors import PhinverseError, ScenarioError, StorageError
-from toolkit.runs import atomic, names
+from toolkit.runs import atomic, names, record
 from toolkit.runs.directory import LAST, RECORD_FILE, SWEEP_FILE, RunDirectory, find, is_run
 from toolkit.runs.open import StoredRun
 from toolkit.scenario.problems import dotted
@@ -57,6 +57,8 @@ class Member:
     metrics: xr.Dataset | None
     peak_memory: int | None = None
     """Bytes."""
+    side_by_side: int = 1
+    """Number of runs whose updates one program has made; the seconds of each are its share."""
 
     @property
     def counts(self) -> bool:
@@ -128,7 +130,8 @@ def _read(path: Path, label: str) -> Member:
     peak = known.details.get(PEAK_MEMORY)
     usable = metrics if metrics is not None and metrics.sizes.get(names.STEP) else None
     memory = int(peak) if isinstance(peak, int | float) else None
-    return Member(path, label, known.status, known.reason, known.scenario, _settings(settings), usable, memory)
+    beside = known.details.get(record.SIDE_BY_SIDE, 1)
+    return Member(path, label, known.status, known.reason, known.scenario, _settings(settings), usable, memory, beside)
 
 
 def _settings(data: Mapping[str, Any]) -> dict[str, Setting]:
@@ -220,13 +223,21 @@ def text(value: Setting) -> str:
 
 
 def warnings(members: Sequence[Member]) -> list[str]:
-    """Why losses may not be comparable."""
+    """Why losses or times may not be comparable."""
+    found = []
     keys = [key for key in differing(members) if not is_seed(key) and key not in LEARNING_ONLY]
     sections = [name for name in SAME_PROBLEM if any(key.partition(".")[0] == name for key in keys)]
-    if not sections:
-        return []
-    listed = ", ".join(key for key in keys if key.partition(".")[0] in sections)
-    return [f"losses are not comparable: the runs differ in {' and '.join(sections)} ({listed})"]
+    if sections:
+        listed = ", ".join(key for key in keys if key.partition(".")[0] in sections)
+        found.append(f"losses are not comparable: the runs differ in {' and '.join(sections)} ({listed})")
+    timed = [member for member in members if member.counts]
+    if len({member.side_by_side for member in timed}) > 1:
+        shared = sum(member.side_by_side > 1 for member in timed)
+        found.append(
+            f"seconds are not comparable: {shared} of {len(timed)} runs have made their updates side by side with "
+            "others (run --together), theirs are shares"
+        )
+    return found
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------

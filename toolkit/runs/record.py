@@ -19,6 +19,8 @@ from toolkit.core.errors import StorageError
 from toolkit.runs import atomic
 from toolkit.runs.provenance import Provenance, utc_now
 
+SIDE_BY_SIDE = "side_by_side"
+"""Detail: number of runs whose updates one program has made."""
 STATUSES = ("running", "done", "failed", "interrupted")
 
 

@@ -2,10 +2,11 @@
 
     the first, a few updates   how long one takes, and how long it took to compile
     all of them, as many       alone, too: they then stand at the same step
+    one more, both ways        the common program has to give each run the numbers that it has alone, bit for bit
     all of them, side by side  one program makes the next update of all (`toolkit.training.joint`)
 
-Where an update takes so long that nothing is won between updates, or where the common program turns out to be slower,
-each goes on alone. The numbers are the same in any case. A run that fails costs nothing but itself.
+Where an update takes so long that nothing is won between updates, or where the common program turns out to be slower or
+to round otherwise, each goes on alone: the numbers are the same in any case. A run that fails costs nothing but itself.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ import numpy as np
 
 from toolkit.core.backend import Backend
 from toolkit.core.errors import Interrupted
-from toolkit.runs import work
+from toolkit.runs import record, work
 from toolkit.runs.directory import RunDirectory
 from toolkit.runs.events import Events
 from toolkit.runs.lock import locked
 from toolkit.runs.session import Session
 from toolkit.runs.stopping import StopRequest
 from toolkit.scenario.scenario import Scenario
-from toolkit.training.joint import JointTrainer
+from toolkit.training.joint import JointTrainer, Made
+from toolkit.training.loop import TrainState
 
 ALONE = 6
 """Updates that each run makes alone; the first compiles and is not timed."""
@@ -177,24 +179,63 @@ class Group:
         assert self._shared.built.trainer is not None
         trainer, taken = JointTrainer(self._shared.built.trainer), []
         alone = np.median([member.alone for member in members])
+        self._told = members[0]
+        if not self._same(trainer, members):
+            self.events.message("side by side, numbers would be rounded otherwise here: each goes on alone")
+            return
         self.events.message(f"{len(members)} runs side by side: {', '.join(m.name for m in members)}")
+        for member in members:
+            file = member.directory.record
+            record.update(file, details={**record.read(file).details, record.SIDE_BY_SIDE: len(members)})
         while len(members) > 1:
-            self._told, before = members[0], trainer.compile_seconds
-            sessions = [m.session for m in members if m.session is not None]
-            states = [] if trainer.knows_states else [session.state for session in sessions]
-            updates = trainer.step(states, sessions[0].step, [session.batches for session in sessions])
-            for session, made in zip(sessions, updates, strict=True):
+            self._told = members[0]
+            sessions = _sessions(members)
+            for session, made in zip(sessions, self._updates(trainer, sessions), strict=True):
                 session.made = made
-                # What was compiled for all is nobody's own: each has its share.
-                session.others_seconds += (trainer.compile_seconds - before) * (1 - 1 / len(sessions))
             going_on = [member for member in members if member.advance()]
             if len(going_on) < len(members) or any(session.changed for session in sessions):
                 trainer.forget()
-                for session in sessions:
-                    session.changed = False
             members = going_on
             taken.append(sessions[0].seconds)
             # Medians: other processes may stop one update or another for a while.
             if len(taken) == TRIED and np.median(np.diff(taken)) > WORTH * alone:
                 self.events.message("side by side is slower here: each goes on alone")
                 return
+
+    def _same(self, trainer: JointTrainer, members: list[Member]) -> bool:
+        """Whether an update made together is the one that each makes alone, bit for bit; it is made both ways."""
+        sessions = _sessions(members)
+        together = self._updates(trainer, sessions)
+        for member in members:
+            member.advance()
+        if any(member.session is None for member in members):
+            return False
+        trainer.forget()
+        return all(
+            made is not None and equal(made.state(session.seconds), session.state, session.built.problem.backend)
+            for made, session in zip(together, sessions, strict=True)
+        )
+
+    def _updates(self, trainer: JointTrainer, sessions: list[Session]) -> list[Made | None]:
+        """The next update of each, made together."""
+        before = trainer.compile_seconds
+        states = [] if trainer.knows_states else [session.state for session in sessions]
+        updates = trainer.step(states, sessions[0].step, [session.batches for session in sessions])
+        for session in sessions:
+            # What was compiled for all is nobody's own: each has its share.
+            session.others_seconds += (trainer.compile_seconds - before) * (1 - 1 / len(sessions))
+            session.changed = False
+        return updates
+
+
+def _sessions(members: Sequence[Member]) -> list[Session]:
+    return [member.session for member in members if member.session is not None]
+
+
+def equal(one: TrainState, other: TrainState, backend: Backend) -> bool:
+    """Whether two states have the same parameters and the same state of the optimizer, bit for bit."""
+    return all(
+        np.array_equal(backend.numpy(value), backend.numpy(getattr(other, group)[name]), equal_nan=True)
+        for group in ("params", "optimizer")
+        for name, value in getattr(one, group).items()
+    )

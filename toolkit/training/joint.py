@@ -2,9 +2,9 @@
 
     (θ_k, optimizer_k, batch_k) → step → (θ_k', optimizer_k'),    k = 1 … K, one after the other inside the program
 
-The body of that loop is the program of one run, so that each gets the numbers that it would have got alone, bit for
-bit; mapped over k instead, products would be rounded otherwise. What is saved lies between programs: the calls, the way
-of the metrics to the host, and samples that all of them see.
+The body of that loop is the program of one run, so that each gets the numbers that it would have got alone, as a rule
+bit for bit (the caller compares); mapped over k instead, products would be rounded otherwise. What is saved lies
+between programs: the calls, the way of the metrics to the host, and samples that all of them see.
 """
 
 from __future__ import annotations
