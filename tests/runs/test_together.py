@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from dataclasses import replace
 
@@ -12,11 +13,13 @@ from whole_runs import DIRECT, HEAT, cli, finished, process, recorded_steps, sta
 
 import toolkit
 from toolkit.core.backend import using
-from toolkit.core.errors import StorageError
+from toolkit.core.errors import Interrupted, StorageError
 from toolkit.runs import together
+from toolkit.runs.directory import create, create_cell
 from toolkit.runs.events import Events
 from toolkit.runs.execute import run_sweep
 from toolkit.runs.metrics import MetricsWriter
+from toolkit.scenario.sweep import expand
 from toolkit.training.joint import JointTrainer
 from toolkit.training.loop import TrainState
 
@@ -156,9 +159,36 @@ def test_a_run_may_make_one_update_alone(tmp_path, always, monkeypatch):
 def test_where_it_would_round_otherwise_each_goes_on_alone(tmp_path, always, monkeypatch):
     monkeypatch.setattr(together, "equal", lambda *states: False)
     alone, sweep, said = both(tmp_path, write_scenario(tmp_path, SINE))
-    assert "side by side, numbers would be rounded otherwise here: each goes on alone" in said
+    assert said.count("a common program would round the numbers of the seeds otherwise") == 1
+    assert "the seeds go on alone" in said
     assert joint(said) == []
     assert_same(alone.path, sweep.path)
+
+
+def test_without_a_common_program_each_goes_on_alone(tmp_path, always, monkeypatch):
+    def broken(self, *arguments):
+        raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(JointTrainer, "step", broken)
+    alone, sweep, said = both(tmp_path, write_scenario(tmp_path, SINE))
+    assert "no common program for the seeds: RuntimeError: RESOURCE_EXHAUSTED: out of memory" in said
+    assert_same(alone.path, sweep.path)
+
+
+def test_a_signal_between_two_seeds_begins_no_other(tmp_path):
+    scenario = toolkit.load_scenario(write_scenario(tmp_path, HEAT, SEEDS))
+    directory = create(tmp_path, "heat", "hash", "it")
+    cells = [(cell.cell_id, create_cell(directory.path, cell.cell_id), cell.scenario) for cell in expand(scenario)]
+    group = together.Group(
+        [together.Member(*cell) for cell in cells],
+        Events(),
+        ("test",),
+        ends=lambda member: os.kill(os.getpid(), signal.SIGTERM),
+    )
+    with pytest.raises(Interrupted, match="stopped; between two seeds") as caught:
+        group.run()
+    assert caught.value.exit_code == 75
+    assert statuses(tmp_path / "heat") == ["done"]
 
 
 def test_a_difference_in_the_last_bit_is_seen():
@@ -175,7 +205,7 @@ def test_a_difference_in_the_last_bit_is_seen():
 def test_where_it_is_slower_each_goes_on_alone(tmp_path, always, monkeypatch):
     monkeypatch.setattr(together, "WORTH", 0.0)
     alone, sweep, said = both(tmp_path, write_scenario(tmp_path, SINE, ("steps: 16", "steps: 26")))
-    assert "side by side is slower here: each goes on alone" in said
+    assert "side by side is slower here: the seeds go on alone" in said
     assert_same(alone.path, sweep.path)
 
 

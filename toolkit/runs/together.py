@@ -12,6 +12,7 @@ to round otherwise, each goes on alone: the numbers are the same in any case. A 
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -31,6 +32,8 @@ from toolkit.runs.stopping import StopRequest
 from toolkit.scenario.scenario import Scenario
 from toolkit.training.joint import JointTrainer, Made
 from toolkit.training.loop import TrainState
+
+_log = logging.getLogger(__name__)
 
 ALONE = 6
 """Updates that each run makes alone; the first compiles and is not timed."""
@@ -118,6 +121,8 @@ class Group:
         for member in self.members:
             if isinstance(member.error, Interrupted):
                 raise member.error
+        if any(member.steps is None for member in self.members):
+            stop.check("between two seeds")
 
     # --- alone ----------------------------------------------------------------------------------------------------
 
@@ -181,7 +186,7 @@ class Group:
         alone = np.median([member.alone for member in members])
         self._told = members[0]
         if not self._same(trainer, members):
-            self.events.message("side by side, numbers would be rounded otherwise here: each goes on alone")
+            self.events.message("the seeds go on alone")
             return
         self.events.message(f"{len(members)} runs side by side: {', '.join(m.name for m in members)}")
         for member in members:
@@ -199,22 +204,31 @@ class Group:
             taken.append(sessions[0].seconds)
             # Medians: other processes may stop one update or another for a while.
             if len(taken) == TRIED and np.median(np.diff(taken)) > WORTH * alone:
-                self.events.message("side by side is slower here: each goes on alone")
+                self.events.message("side by side is slower here: the seeds go on alone")
                 return
 
     def _same(self, trainer: JointTrainer, members: list[Member]) -> bool:
         """Whether an update made together is the one that each makes alone, bit for bit; it is made both ways."""
         sessions = _sessions(members)
-        together = self._updates(trainer, sessions)
+        try:
+            together = self._updates(trainer, sessions)
+        except Exception as error:
+            # Each can do without, and this is no fault of theirs: too little memory for all, for example.
+            _log.debug("no common program", exc_info=error)
+            self.events.message(f"no common program for the seeds: {type(error).__name__}: {error}")
+            return False
         for member in members:
             member.advance()
         if any(member.session is None for member in members):
             return False
         trainer.forget()
-        return all(
+        same = all(
             made is not None and equal(made.state(session.seconds), session.state, session.built.problem.backend)
             for made, session in zip(together, sessions, strict=True)
         )
+        if not same:
+            self.events.message("a common program would round the numbers of the seeds otherwise")
+        return same
 
     def _updates(self, trainer: JointTrainer, sessions: list[Session]) -> list[Made | None]:
         """The next update of each, made together."""
