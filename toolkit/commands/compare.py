@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from toolkit.commands import console
+from toolkit.core.byte_size import size
 from toolkit.core.errors import PhinverseError
 from toolkit.runs.compare import COUNTING, Member, common_folder, read_members, text
 from toolkit.runs.compare_data import numbers
@@ -103,7 +104,7 @@ def run_rows(about: Mapping[str, Any]) -> Rows:
     columns["seconds"] = [_number(run["wall_seconds"]) for run in about["runs"]]
     columns["s/step"] = [_number(run["step_seconds"]) for run in about["runs"]]
     peaks = [run["peak_memory_bytes"] for run in about["runs"]]
-    columns["memory"] = [NONE if peak is None else console.size(peak) for peak in peaks]
+    columns["memory"] = [NONE if peak is None else size(peak) for peak in peaks]
     return _rows(columns, len(about["runs"]))
 
 

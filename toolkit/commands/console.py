@@ -68,15 +68,6 @@ def table(rows: list[tuple[str, ...]]) -> str:
     return "\n".join(lines)
 
 
-def size(count: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
-
-
 def numbers(metrics: Mapping[str, float]) -> str:
     """The metrics that say most, short."""
     return "  ".join(f"{name} {metrics[name]:.4g}" for name in SHOWN if name in metrics)

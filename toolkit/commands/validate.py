@@ -7,6 +7,7 @@ from typing import Any
 
 from toolkit.commands import console
 from toolkit.commands.locate import scenario_path
+from toolkit.core.byte_size import size
 from toolkit.core.errors import ScenarioError
 from toolkit.scenario.describe import Description, FieldSummary, describe, explain
 from toolkit.scenario.load import load_scenario
@@ -74,10 +75,10 @@ def _learning(scenario: Scenario, about: Description) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [("update", f"{update.type}{solver}, {update.optimizer.type}")]
     if about.jacobian is not None:
         j = about.jacobian
-        rows.append(("Jacobian", f"{j.rows:,} x {j.columns:,}, {console.size(j.bytes)} if it were formed"))
+        rows.append(("Jacobian", f"{j.rows:,} x {j.columns:,}, {size(j.bytes)} if it were formed"))
     if about.inversion is not None:
         rows.append(("inversion", _inversion(about.inversion)))
-    rows.append(("memory", f"about {console.size(about.memory)} per update"))
+    rows.append(("memory", f"about {size(about.memory)} per update"))
     return rows
 
 
@@ -96,7 +97,7 @@ def _inversion(plan: Plan) -> str:
         "decomposition": plan.gram_bytes,
         "Krylov space": plan.krylov_bytes,
     }
-    holds = ", ".join(f"{what} {console.size(held)}" for what, held in parts.items() if held)
+    holds = ", ".join(f"{what} {size(held)}" for what, held in parts.items() if held)
     cost = f"{plan.sweeps} derivatives of the batch and {plan.operations:.1e} operations"
     return f"{plan.algorithm}, {WAYS[plan.way]}: {holds}; about {cost} per update"
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from toolkit.core.byte_size import size
 from toolkit.runs import names
 from toolkit.runs.compare import read_members
 from toolkit.runs.compare_data import numbers
 from toolkit.runs.report.plot import Curve, Plot, draw, number
-from toolkit.runs.report.texts import size
 
 MAIN = (
     (("train_loss", "validation_loss"), "loss"),

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.core.byte_size import size
 from toolkit.runs import atomic, names
 from toolkit.runs.compare import Member, is_seed, read_members, text
 from toolkit.runs.compare_data import JUDGES, numbers
@@ -18,7 +19,7 @@ from toolkit.runs.compare_plot import common_curves, judged_by
 from toolkit.runs.directory import RunDirectory
 from toolkit.runs.report.plot import Curve, Plot, draw, number
 from toolkit.runs.report.run_page import download, header_of, problem_rows, scenario_text
-from toolkit.runs.report.texts import MAX_TEXT, REPORT, files, highlighted, size
+from toolkit.runs.report.texts import MAX_TEXT, REPORT, files, highlighted
 from toolkit.scenario.sweep import short_names
 
 MAX_LINES = 14

@@ -11,21 +11,13 @@ from typing import Any
 from pygments.lexers.data import YamlLexer
 from pygments.token import Comment, Keyword, Literal, Name, Number, Punctuation, String
 
+from toolkit.core.byte_size import size
 from toolkit.runs.record import RunRecord
 
 REPORT = "report.html"
 MAX_TEXT = 60_000
 """Characters of a scenario that are shown; a longer one is still in the file."""
 CLASSES = ((Name.Tag, "k"), (Comment, "c"), (Number, "n"), (Keyword, "n"), (String, "s"), (Punctuation, "p"))
-
-
-def size(count: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
 
 
 def highlighted(text: str) -> list[tuple[str, str]]:
