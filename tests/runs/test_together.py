@@ -220,6 +220,13 @@ def test_torch_and_time_limits_stay_alone(tmp_path, always, change):
     assert statuses(tmp_path / "sine") == ["done"] * 3
 
 
+def test_a_scenario_without_a_sweep_has_nothing_to_put_together(tmp_path):
+    result = cli("run", write_scenario(tmp_path, HEAT), "--together", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "heat.yaml has no sweep; add one over run.seed" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_long_updates_and_short_runs_are_not_tried(tmp_path, monkeypatch):
     path = write_scenario(tmp_path, SINE, ("run.seed: [0, 1, 2]", "run.seed: [0, 1]"))
     _, sweep, said = both(tmp_path, path)

@@ -9,6 +9,7 @@ from typing import Any
 from toolkit.commands import console
 from toolkit.commands.locate import scenario_path
 from toolkit.commands.validate import description
+from toolkit.core.errors import ScenarioError
 from toolkit.scenario.load import load_scenario
 from toolkit.scenario.scenario import Scenario
 from toolkit.scenario.sweep import expand
@@ -29,6 +30,8 @@ def run(
 ) -> int:
     """Exit code 0, or 3 where members of a sweep failed; other failures are raised."""
     scenario = load(scenario_path(path), overrides, short, steps)
+    if together and not scenario.sections.sweep:
+        raise ScenarioError(f"--together: {path} has no sweep; add one over run.seed, or leave the option out")
     if dry_run:
         console.result(description(scenario))
         for cell in expand(scenario) if scenario.sections.sweep else ():
