@@ -9,10 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from batch_cases import PARABOLA, assert_same_results, members, statuses
 from whole_runs import cli, execute, finished, process, recorded_steps, status, write_scenario
+
+from toolkit.runs.batch_dask_worker import Processes
 
 DASK = Path(sys.executable).with_name("dask")
 SEEDS = ("output: {", "sweep: {run.seed: [0, 1, 2]}\noutput: {every: 100, ")
@@ -91,6 +94,27 @@ def test_a_signal_checkpoints_members_on_the_cluster(tmp_path, cluster):
     assert code == 75, err
     assert statuses(tmp_path / "out") == ["interrupted"] * 2
     assert "0 of 3 members done" in err
+
+
+def test_a_process_that_died_before_it_had_a_member_costs_none(tmp_path):
+    worker = SimpleNamespace(address="tcp://here", state=SimpleNamespace(nthreads=2), log_event=lambda *event: None)
+    elsewhere = Processes("it", {"tcp://there": 2})
+    elsewhere.setup(worker)
+    assert elsewhere._idle == []
+    plugin = Processes("it", {"tcp://here": 2})
+    plugin.setup(worker)
+    early = [started for started, _ in plugin._idle]
+    assert len(early) == 2
+    for started in early:
+        os.kill(started.pid, signal.SIGKILL)
+    while any(started.alive for started in early):
+        time.sleep(0.01)
+    taken, _ = plugin._take()
+    assert taken.alive
+    assert plugin._idle == []
+    plugin.teardown(worker)
+    taken.dismiss()
+    taken.wait()
 
 
 def test_without_a_scheduler_there_is_a_message(tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ from whole_runs import (
 )
 
 import toolkit
-from toolkit.runs import checkpoint
+from toolkit.runs import checkpoint, work
 
 # Long enough that a process is still at it when its twelfth step has been seen.
 LONG = {
@@ -196,3 +196,28 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path):
     assert result.exit_code == 0
     assert status(run)["status"] == "done"
     assert recorded_steps(run) == [0, 1]
+
+
+def test_an_interrupt_between_two_updates_is_told(tmp_path, monkeypatch):
+    """Ctrl-C for the second time ends a run wherever it is, also outside of what it does itself."""
+
+    class Interrupted:
+        def __init__(self, steps):
+            self._steps, self._count = steps, 0
+
+        def __next__(self):
+            self._count += 1
+            if self._count == 4:
+                raise KeyboardInterrupt
+            return next(self._steps)
+
+        def throw(self, error):
+            return self._steps.throw(error)
+
+    original = work.stepwise
+    monkeypatch.setattr(work, "stepwise", lambda *arguments: Interrupted(original(*arguments)))
+    with pytest.raises(KeyboardInterrupt):
+        execute(write_scenario(tmp_path, HEAT), tmp_path)
+    found = status(tmp_path / "heat" / "it")
+    assert (found["status"], found["reason"]) == ("interrupted", "interrupted twice")
+    assert recorded_steps(tmp_path / "heat" / "it") == [0, 1, 2]

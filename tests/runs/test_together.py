@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import replace
+from contextlib import contextmanager
 
-import numpy as np
 import pytest
 from batch_cases import PARABOLA, assert_same_results, members, statuses
 from whole_runs import DIRECT, HEAT, cli, finished, process, recorded_steps, status, write_scenario
 
 import toolkit
-from toolkit.core.backend import using
 from toolkit.core.errors import Interrupted, StorageError
-from toolkit.runs import together
+from toolkit.runs import execute, together, work
 from toolkit.runs.directory import create, create_cell
 from toolkit.runs.events import Events
 from toolkit.runs.execute import run_sweep
 from toolkit.runs.metrics import MetricsWriter
 from toolkit.scenario.sweep import expand
+from toolkit.training.data import InfiniteBatches
 from toolkit.training.joint import JointTrainer
-from toolkit.training.loop import TrainState
 
 SINE = """\
 name: sine
@@ -45,7 +43,7 @@ sweep: {run.seed: [0, 1, 2]}
 """
 JAX = ("run: {backend: torch", "run: {backend: jax")
 SEEDS = ("plots: false}\n", "plots: false}\nsweep: {run.seed: [0, 1, 2]}\n")
-LONGER = ("steps: 4", "steps: 9")
+LONGER = ("steps: 4", "steps: 14")
 NORMALISED = ("{type: conv_net, layers: [3]", "{type: conv_net, layers: [3], batch_norm: true")
 FRAMES = ("output: {plots", "output: {every: 3, plots")
 FINITE = ("train: infinite", "train: 13")
@@ -81,6 +79,16 @@ def joint(said):
     return [int(text.split()[0]) for text in said if "side by side:" in text]
 
 
+def counted(sweep):
+    """How many updates the members have made together."""
+    return {status(run)["details"].get("updates_together") for run in members(sweep).values()}
+
+
+def scenario_steps(sweep):
+    """`train.steps` of a sweep."""
+    return toolkit.load_scenario(sweep / "scenario.yaml").sections.train.steps
+
+
 @pytest.mark.parametrize(
     ("text", "changes"),
     [
@@ -96,13 +104,14 @@ def test_each_has_the_numbers_it_has_alone(tmp_path, always, text, changes):
     assert sweep.done == alone.done
     assert len(sweep.done) == 3
     assert_same(alone.path, sweep.path)
-    assert {status(run)["details"].get("side_by_side") for run in members(sweep.path).values()} == {3}
-    assert {status(run)["details"].get("side_by_side") for run in members(alone.path).values()} == {None}
+    steps = scenario_steps(sweep.path)
+    assert counted(sweep.path) == {steps - together.ALONE - together.BOTH_WAYS}
+    assert counted(alone.path) == {None}
 
 
 def test_only_cells_that_differ_in_their_seed_are_grouped(tmp_path, always):
     axes = ("sweep: {run.seed: [0, 1, 2]}", "sweep: {run.seed: [0, 1], pde.xi: [2, 4], data.seed: [1, 2]}")
-    path = write_scenario(tmp_path, SINE, axes, ("steps: 16", "steps: 9"))
+    path = write_scenario(tmp_path, SINE, axes, ("steps: 16", "steps: 12"))
     said = []
     sweep = run_sweep(toolkit.load_scenario(path), tmp_path, "it", Events(said.append), together=True)
     assert joint(said) == [2] * 4
@@ -116,7 +125,7 @@ def test_a_run_that_fails_costs_nothing_but_itself(tmp_path, always, monkeypatch
     original = MetricsWriter.append
 
     def broken(self, record):
-        if "seed=1" in str(self._path) and record["step"] == 10:
+        if "seed=1" in str(self._path) and record["step"] == 12:
             raise StorageError("the disk of this one has a hole")
         original(self, record)
 
@@ -137,19 +146,19 @@ def test_numbers_that_are_not_finite_are_explained_by_the_run_itself(tmp_path, a
     """All three diverge, side by side by then: each says at which step, and what to do."""
     # Just above the largest rate that converges from (3, 3): x grows, and then like its cube.
     rare = ("steps: 4, validate_every: 2", "steps: 20, validate_every: 20")
-    changes = (JAX, SEEDS, rare, ("rate: 0.01", "rate: 0.056"))
+    changes = (JAX, SEEDS, rare, ("rate: 0.01", "rate: 0.05556"))
     alone, sweep, said = both(tmp_path, write_scenario(tmp_path, PARABOLA, *changes))
     assert joint(said) == [3]
     assert len(sweep.failed) == 3
     assert sweep.failed == alone.failed
-    assert all(reason.startswith("step 9: ") and "lower" in reason.lower() for reason in sweep.failed.values())
+    assert all(reason.startswith("step 12: ") and "lower" in reason.lower() for reason in sweep.failed.values())
 
 
 def test_a_run_may_make_one_update_alone(tmp_path, always, monkeypatch):
     original = JointTrainer._made
 
     def without_one(self, step, k, *rest):
-        return None if (step, k) == (10, 1) else original(self, step, k, *rest)
+        return None if (step, k) == (12, 1) else original(self, step, k, *rest)
 
     monkeypatch.setattr(JointTrainer, "_made", without_one)
     alone, sweep, _ = both(tmp_path, write_scenario(tmp_path, SINE))
@@ -171,7 +180,7 @@ def test_without_a_common_program_each_goes_on_alone(tmp_path, always, monkeypat
 
     monkeypatch.setattr(JointTrainer, "step", broken)
     alone, sweep, said = both(tmp_path, write_scenario(tmp_path, SINE))
-    assert "no common program for the seeds: RuntimeError: RESOURCE_EXHAUSTED: out of memory" in said
+    assert "no update of all seeds at once, they go on alone: RuntimeError: RESOURCE_EXHAUSTED: out of memory" in said
     assert_same(alone.path, sweep.path)
 
 
@@ -185,26 +194,88 @@ def test_a_signal_between_two_seeds_begins_no_other(tmp_path):
         ("test",),
         ends=lambda member: os.kill(os.getpid(), signal.SIGTERM),
     )
-    with pytest.raises(Interrupted, match="stopped; between two seeds") as caught:
+    with pytest.raises(Interrupted, match=r"stopped; `phinverse resume .*/it` goes on") as caught:
         group.run()
     assert caught.value.exit_code == 75
     assert statuses(tmp_path / "heat") == ["done"]
 
 
-def test_a_difference_in_the_last_bit_is_seen():
-    with using("jax", "cpu") as b:
-        values = np.array([1.0, -2.0])
-        one = TrainState({"w": b.array(values)}, {}, {"m": b.array(values)})
-        for group in ("params", "optimizer"):
-            name = next(iter(getattr(one, group)))
-            other = replace(one, **{group: {name: b.array(np.nextafter(values, 9.0))}})
-            assert together.equal(one, one, b)
-            assert not together.equal(one, other, b)
+def test_an_error_in_what_all_share_is_each_ones_own(tmp_path, always, monkeypatch):
+    """A sampler that fails at update 12 of one cell: alone or together, the other cell is done."""
+    axes = ("sweep: {run.seed: [0, 1, 2]}", "sweep: {pde.xi: [2, 4], run.seed: [0, 1]}")
+    scenario = toolkit.load_scenario(write_scenario(tmp_path, SINE, axes))
+    original = InfiniteBatches.__call__
+
+    def broken(self, step):
+        xi = self.assemble.problem.parameters.xi
+        if step == 11 and xi == 2:
+            raise ZeroDivisionError("a bug in a sampler")
+        return original(self, step)
+
+    monkeypatch.setattr(InfiniteBatches, "__call__", broken)
+    sweeps = [run_sweep(scenario, tmp_path, str(both), together=both) for both in (False, True)]
+    assert sweeps[0].failed == sweeps[1].failed
+    assert list(sweeps[1].failed.values()) == ["ZeroDivisionError: a bug in a sampler"] * 2
+    assert sweeps[0].done == sweeps[1].done
+    assert len(sweeps[1].done) == 2
+
+
+def test_what_another_process_has_begun_is_left_to_it(tmp_path, always):
+    path = write_scenario(tmp_path, SINE)
+    scenario, began = toolkit.load_scenario(path), {}
+
+    def others(text):
+        # While the first seed begins, somebody resumes the sweep and has done the second.
+        if text.startswith("cell 1 of 3") and not began:
+            directory = next((tmp_path / "sine").glob("together"))
+            second = next(cell for cell in expand(scenario) if cell.labels["run.seed"] == 1)
+            member = create_cell(directory, second.cell_id)
+            execute.complete(member.path, second.scenario)
+            began[member.path] = status(member.path)["started"]
+
+    sweep = run_sweep(scenario, tmp_path, "together", Events(others), together=True)
+    assert len(sweep.done) == 3
+    ((done, started),) = began.items()
+    assert status(done)["started"] == started, "it was not begun anew"
+    assert counted(sweep.path) == {None, 7}
+
+
+def test_compilation_is_counted_once(tmp_path, always):
+    scenario = toolkit.load_scenario(write_scenario(tmp_path, SINE))
+    backends = []
+    original = work.environment
+
+    @contextmanager
+    def kept(*arguments):
+        with original(*arguments) as (backend, stop):
+            backends.append(backend)
+            yield backend, stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(work, "environment", kept)
+        sweep = run_sweep(scenario, tmp_path, "it", together=True)
+    (backend,) = backends
+    with toolkit.open_sweep(sweep.path) as ds:
+        assert float(ds.compile_seconds.sum()) == pytest.approx(backend.trace_seconds, rel=1e-3)
+
+
+def test_after_a_request_to_stop_no_other_seed_is_begun(tmp_path, always):
+    scenario, began = toolkit.load_scenario(write_scenario(tmp_path, SINE)), []
+
+    def stopping(text):
+        began.extend([text] if text.startswith("cell") else [])
+        if text.startswith("cell 2 of 3"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        run_sweep(scenario, tmp_path, "it", Events(stopping), together=True)
+    assert len(began) == 2
+    assert statuses(tmp_path / "sine") == ["interrupted"] * 2
 
 
 def test_where_it_is_slower_each_goes_on_alone(tmp_path, always, monkeypatch):
     monkeypatch.setattr(together, "WORTH", 0.0)
-    alone, sweep, said = both(tmp_path, write_scenario(tmp_path, SINE, ("steps: 16", "steps: 26")))
+    alone, sweep, said = both(tmp_path, write_scenario(tmp_path, SINE, ("steps: 16", "steps: 32")))
     assert "side by side is slower here: the seeds go on alone" in said
     assert_same(alone.path, sweep.path)
 

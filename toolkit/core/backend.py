@@ -150,6 +150,10 @@ class Backend(Protocol):
         """body(carry, x) -> (carry, y) over the leading axis of xs; ys stacked. A rolled loop on JAX."""
         ...
 
+    def isolated(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function as it is compiled by itself, wherever it stands: nothing is fused across its boundary."""
+        ...
+
     def while_loop(self, condition: Callable[[Any], Array], body: Callable[[Any], Any], carry: Any) -> Any:
         """body repeated while condition holds; a rolled loop on JAX. Not for reverse mode."""
         ...

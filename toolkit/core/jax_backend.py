@@ -164,6 +164,10 @@ class JaxBackend:
     def scan(self, body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any, length: int) -> tuple[Any, Any]:
         return jax.lax.scan(body, carry, xs, length)
 
+    def isolated(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        barrier = jax.lax.optimization_barrier
+        return lambda *args: barrier(function(*barrier(args)))
+
     def while_loop(self, condition: Callable[[Any], Any], body: Callable[[Any], Any], carry: Any) -> Any:
         return jax.lax.while_loop(condition, body, carry)
 

@@ -269,6 +269,9 @@ class TorchBackend:
         stacked = [torch.stack(list(column)) for column in zip(*leaves, strict=True)]
         return carry, pytree.tree_unflatten(stacked, pytree.tree_structure(collected[0]))
 
+    def isolated(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return function
+
     def while_loop(self, condition: Callable[[Any], Any], body: Callable[[Any], Any], carry: Any) -> Any:
         while bool(condition(carry)):
             carry = body(carry)

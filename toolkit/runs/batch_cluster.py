@@ -7,6 +7,7 @@ on from their checkpoints.
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import re
@@ -62,7 +63,10 @@ class _Members:
         workers = client.scheduler_info(n_workers=-1)["workers"]
         threads = sum(worker["nthreads"] for worker in workers.values())
         order.events.message(f"{self._address}: {len(workers)} workers, {threads} members at a time")
-        client.register_plugin(Processes(self._name, len(order.waiting())), name=self._name)
+        # Not more than there is to do, and none on workers that join later.
+        share = math.ceil(len(order.waiting()) / max(1, len(workers)))
+        early = {address: min(worker["nthreads"], share) for address, worker in workers.items()}
+        client.register_plugin(Processes(self._name, early), name=self._name)
         client.subscribe_topic(self._name, self._hear)
         try:
             while self._at or (not order.stopping and order.waiting()):

@@ -21,11 +21,12 @@ PROGRESS_SECONDS = 2.0
 
 
 class Processes(WorkerPlugin):
-    """The processes beside one Dask worker: idle ones wait for a next member, all end with the batch."""
+    """The processes beside one Dask worker: idle ones wait for a next member, all end with the batch. `early` says how
+    many start at once on which worker."""
 
-    def __init__(self, name: str, members: int):
+    def __init__(self, name: str, early: Mapping[str, int]):
         self.name = name
-        self._members = members
+        self._early = dict(early)
 
     def setup(self, worker: Worker) -> None:
         """Called by Dask on each worker, also on those that join later."""
@@ -35,7 +36,7 @@ class Processes(WorkerPlugin):
         self._closed = False
         self._threads = max(1, batch_process.cores() // worker.state.nthreads)
         # They load their libraries while the members are still on their way.
-        for _ in range(min(worker.state.nthreads, self._members)):
+        for _ in range(self._early.get(worker.address, 0)):
             self._idle.append(self._new())
 
     def teardown(self, worker: Worker) -> None:
@@ -81,7 +82,15 @@ class Processes(WorkerPlugin):
 
     def _take(self) -> tuple[Process, batch_process.Inbox]:
         with self._lock:
-            taken = self._idle.pop() if self._idle else self._new()
+            taken = None
+            while self._idle and taken is None:
+                process, inbox = self._idle.pop()
+                if process.alive:
+                    taken = process, inbox
+                else:
+                    # Ended without a member, by somebody else or for want of memory: no member is to pay for it.
+                    process.wait()
+            taken = taken or self._new()
             self._busy.append(taken[0])
             return taken
 

@@ -64,6 +64,11 @@ class Process:
         """Id of the process."""
         return self._process.pid
 
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
     def give(self, task: Mapping[str, Any]) -> None:
         """Hand over a member; a process that has just ended will say so through the inbox."""
         self._since = os.fstat(self._errors.fileno()).st_size

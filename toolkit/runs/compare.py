@@ -39,6 +39,8 @@ NOT_BEGUN, UNREADABLE = "not begun", "unreadable"
 COUNTING = ("done", "interrupted", "running")
 """Statuses of runs that count for budgets and medians."""
 PEAK_MEMORY = "peak_memory_bytes"
+FEW = 0.05
+"""Part of the updates that may have been made with others before times are no longer one's own."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,8 @@ class Member:
     metrics: xr.Dataset | None
     peak_memory: int | None = None
     """Bytes."""
-    side_by_side: int = 1
-    """Number of runs whose updates one program has made; the seconds of each are its share."""
+    together: int = 0
+    """Number of updates that were made with those of other runs; their seconds are shares."""
 
     @property
     def counts(self) -> bool:
@@ -130,8 +132,8 @@ def _read(path: Path, label: str) -> Member:
     peak = known.details.get(PEAK_MEMORY)
     usable = metrics if metrics is not None and metrics.sizes.get(names.STEP) else None
     memory = int(peak) if isinstance(peak, int | float) else None
-    beside = known.details.get(record.SIDE_BY_SIDE, 1)
-    return Member(path, label, known.status, known.reason, known.scenario, _settings(settings), usable, memory, beside)
+    shared = known.details.get(record.TOGETHER, 0)
+    return Member(path, label, known.status, known.reason, known.scenario, _settings(settings), usable, memory, shared)
 
 
 def _settings(data: Mapping[str, Any]) -> dict[str, Setting]:
@@ -230,11 +232,11 @@ def warnings(members: Sequence[Member]) -> list[str]:
     if sections:
         listed = ", ".join(key for key in keys if key.partition(".")[0] in sections)
         found.append(f"losses are not comparable: the runs differ in {' and '.join(sections)} ({listed})")
-    timed = [member for member in members if member.counts]
-    if len({member.side_by_side for member in timed}) > 1:
-        shared = sum(member.side_by_side > 1 for member in timed)
+    timed = [member for member in members if member.counts and member.metrics is not None]
+    shared = [m for m in timed if m.metrics is not None and m.together > FEW * float(m.metrics[names.STEP].max())]
+    if 0 < len(shared) < len(timed):
         found.append(
-            f"seconds are not comparable: {shared} of {len(timed)} runs have made their updates side by side with "
+            f"seconds are not comparable: {len(shared)} of {len(timed)} runs have made their updates side by side with "
             "others (run --together), theirs are shares"
         )
     return found

@@ -32,6 +32,9 @@ from toolkit.scenario.sweep import Cell, expand
 
 _log = logging.getLogger(__name__)
 
+MOST = 32
+"""Runs that are done as one group."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -90,7 +93,10 @@ def run_sweep(
     atomic.write_text(directory.scenario, scenario.to_yaml())
     atomic.write_json(directory.sweep, {"started": record.utc_now(), "scenario": scenario.name, "cells": listed})
     sweep = _Cells(directory, cells, events, command or tuple(sys.argv))
-    for group in _groups(cells) if together else [[cell] for cell in cells]:
+    groups = _groups(cells) if together else [[cell] for cell in cells]
+    if together and len(groups) == len(cells):
+        events.message("no two cells differ in run.seed alone and have no time limit: each is done alone")
+    for group in groups:
         if len(group) > 1:
             sweep.together(group)
         else:
@@ -103,7 +109,8 @@ def _groups(cells: Iterable[Cell]) -> list[list[Cell]]:
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(seedless(cell.scenario) if suits(cell.scenario) else cell.cell_id, []).append(cell)
-    return list(groups.values())
+    # Each that has begun keeps files open, and its state in memory.
+    return [group[i : i + MOST] for group in groups.values() for i in range(0, len(group), MOST)]
 
 
 def complete(
@@ -212,25 +219,35 @@ class _Cells:
             for cell in cells
         }
         by_name = {cell.cell_id: cell for cell in cells}
-        Group(
+        group = Group(
             tuple(members.values()),
             self.events,
             self.command,
             begins=lambda member: self._say(by_name[member.name]),
             ends=lambda member: _plot(member.directory, member.scenario, self.events),
-        ).run()
+            fails=lambda member: self._failed(by_name[member.name], member.error),
+        )
+        try:
+            group.run()
+        except Interrupted:
+            raise
+        except Exception as error:
+            # Of none of them: those that are neither done nor failed have this as their reason.
+            for name, member in members.items():
+                if member.error is None and outcome.status_of(member.directory) != "done":
+                    self._failed(by_name[name], error)
         for cell in cells:
-            error = members[cell.cell_id].error
-            if error is None:
+            if members[cell.cell_id].left:
+                self.alone(cell)
+            elif cell.cell_id not in self.failed:
                 self.done.append(cell.cell_id)
-            else:
-                self._failed(cell, error)
 
     def _say(self, cell: Cell, what: str = "") -> None:
         number = self.cells.index(cell) + 1
         self.events.message(f"cell {number} of {len(self.cells)}: {cell.cell_id}{what}")
 
-    def _failed(self, cell: Cell, error: Exception) -> None:
+    def _failed(self, cell: Cell, error: Exception | None) -> None:
+        assert error is not None
         _log.debug("cell %s failed", cell.cell_id, exc_info=error)
         self.failed[cell.cell_id] = outcome.reason(error)
         self.events.message(f"{cell.cell_id} failed: {self.failed[cell.cell_id]}")

@@ -6,6 +6,7 @@ The functions are those of the modules that they load, where they are described.
 from __future__ import annotations
 
 import importlib
+from contextlib import suppress
 from pathlib import Path
 
 from toolkit.runs.directory import RunDirectory
@@ -43,5 +44,6 @@ def load_for_combining() -> None:
     import xarray as xr
 
     importlib.import_module("toolkit.runs.execute")
-    # In memory: with its first file, xarray loads a good part of Dask.
-    xr.Dataset({"nothing": 0}).to_netcdf(engine="netcdf4")
+    # In memory: with its first file, xarray loads a good part of Dask. If it cannot, it says so when it has to.
+    with suppress(Exception):
+        xr.Dataset({"nothing": 0}).to_netcdf(engine="netcdf4")

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from toolkit.core.errors import ScenarioError
+from toolkit.runs import atomic
 
 if sys.platform != "win32":
     import fcntl
@@ -25,7 +26,10 @@ def locked(directory: Path) -> Iterator[None]:
         yield
         return
     # The folder itself is locked: any file in it is replaced now and then, and a lock file would have to be kept.
-    handle = os.open(directory, os.O_RDONLY)
+    try:
+        handle = os.open(directory, os.O_RDONLY)
+    except OSError as error:
+        raise atomic.storage_error("lock", directory, error) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

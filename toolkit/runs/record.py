@@ -19,8 +19,8 @@ from toolkit.core.errors import StorageError
 from toolkit.runs import atomic
 from toolkit.runs.provenance import Provenance, utc_now
 
-SIDE_BY_SIDE = "side_by_side"
-"""Detail: number of runs whose updates one program has made."""
+TOGETHER = "updates_together"
+"""Detail: number of updates that one program has made with those of other runs; their seconds are shares."""
 STATUSES = ("running", "done", "failed", "interrupted")
 
 

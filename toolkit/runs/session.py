@@ -57,7 +57,11 @@ class Session:
 
     def __post_init__(self) -> None:
         self._compiled_before = 0.0
+        self.together = 0
+        """Updates that were made with those of other runs, also before it was resumed."""
         self._ahead: tuple[Made, float] | None = None
+        self.measured: Mapping[str, float] = {}
+        """Of the last update that this run has made alone."""
         self._frames: FrameWriter | None = None
         built, data = self.built, self.sections.data
         samples = None if built.validation is None else _count(built.validation)
@@ -132,10 +136,11 @@ class Session:
         if made is not None:
             seconds = self.seconds + made.seconds
             self._ahead = made, seconds
+            self.together += 1
             return {**made.metrics, "wall_seconds": seconds}
         assert self.built.trainer is not None
-        self._state, record = timed_step(self.built.trainer, self.state, self.batches)
-        return record
+        self._state, self.measured = timed_step(self.built.trainer, self.state, self.batches)
+        return dict(self.measured)
 
     def close(self) -> None:
         """Close the file of frames, if there is one."""
@@ -175,6 +180,7 @@ class Session:
             group, _, name = key.partition("/")
             groups[group][name] = b.array(value)
         self._compiled_before = counters["compile_seconds"]
+        self.together = counters.get("together", 0)
         if self.built.direct:
             self._frames = resume_frames(self.directory, self.sections.output.format, counters["frames"])
         return TrainState(**groups, step=counters["step"], seconds=counters["seconds"])
@@ -185,7 +191,7 @@ class Session:
             f"{group}/{name}": b.numpy(value) for group in GROUPS for name, value in getattr(state, group).items()
         }
         frames = 0 if self._frames is None else self._frames.frames
-        counters = {"step": state.step, "seconds": state.seconds, "frames": frames}
+        counters = {"step": state.step, "seconds": state.seconds, "frames": frames, "together": self.together}
         counters["compile_seconds"] = self.compile_seconds
         checkpoint.save(self.directory.checkpoint, arrays, counters | {"backend": b.name})
 

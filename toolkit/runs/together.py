@@ -2,7 +2,7 @@
 
     the first, a few updates   how long one takes, and how long it took to compile
     all of them, as many       alone, too: they then stand at the same step
-    one more, both ways        the common program has to give each run the numbers that it has alone, bit for bit
+    some more, both ways       the common program has to give each run the numbers that it has alone, bit for bit
     all of them, side by side  one program makes the next update of all (`toolkit.training.joint`)
 
 Where an update takes so long that nothing is won between updates, or where the common program turns out to be slower or
@@ -23,15 +23,13 @@ import numpy as np
 
 from toolkit.core.backend import Backend
 from toolkit.core.errors import Interrupted
-from toolkit.runs import record, work
+from toolkit.runs import outcome, work
 from toolkit.runs.directory import RunDirectory
 from toolkit.runs.events import Events
 from toolkit.runs.lock import locked
 from toolkit.runs.session import Session
-from toolkit.runs.stopping import StopRequest
 from toolkit.scenario.scenario import Scenario
 from toolkit.training.joint import JointTrainer, Made
-from toolkit.training.loop import TrainState
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +39,8 @@ SHORT_SECONDS = 0.02
 """Longest update that is tried together: around a longer one there is nothing to save."""
 WON = 2.0
 """What has to be won, twice as fast being likely, over the time that the first run has compiled."""
+BOTH_WAYS = 3
+"""Updates that are made together and alone, and compared."""
 TRIED = 16
 """Updates made together after which their time is judged."""
 WORTH = 0.95
@@ -62,6 +62,8 @@ class Member:
     """Set while it waits for its next update."""
     alone: float = math.inf
     """Seconds of an update made alone."""
+    left: bool = False
+    """Whether it was left as it is, because another process has done something about it."""
 
     def advance(self) -> bool:
         """Make the next update and what belongs to it; whether there are more."""
@@ -99,21 +101,27 @@ class Group:
     """Called before a run begins."""
     ends: Callable[[Member], None] = lambda member: None
     """Called when a run is done and its directory free again."""
+    fails: Callable[[Member], None] = lambda member: None
+    """Called when a run has failed."""
     _shared: work.Shared = field(default_factory=work.Shared)
     _told: Member | None = None
     """The run whose progress is shown."""
 
     def run(self) -> None:
-        """Do all of them; `Member.error` says which failed. Interrupted if that was asked for."""
+        """Do all of them; `Member.error` says which failed, and why. Interrupted if that was asked for."""
         first, *others = self.members
         with work.environment(first.scenario) as (backend, stop):
+            self._backend, self._stop = backend, stop
             try:
-                if self._begin(first, backend, stop) and others and self._promising(first, backend):
-                    ready = [first, *(m for m in others if self._begin(m, backend, stop))]
-                    self._side_by_side([m for m in ready if m.session is not None])
+                if self._begin(first) and others and self._promising(first):
+                    for member in others:
+                        if stop.exit_code is None:
+                            self._begin(member)
+                    if stop.exit_code is None:
+                        self._side_by_side([m for m in self.members if m.session is not None])
                 for member in self.members:
                     if member.steps is None and stop.exit_code is None:
-                        self._begin(member, backend, stop)
+                        self._begin(member)
                     self._finish(member)
             except BaseException as error:
                 self._abandon(error)
@@ -121,39 +129,56 @@ class Group:
         for member in self.members:
             if isinstance(member.error, Interrupted):
                 raise member.error
-        if any(member.steps is None for member in self.members):
-            stop.check("between two seeds")
+        # A request that came between two runs, or while pictures were drawn.
+        stop.check(f"`phinverse resume {first.directory.path.parent}` goes on")
 
     # --- alone ----------------------------------------------------------------------------------------------------
 
-    def _begin(self, member: Member, backend: Backend, stop: StopRequest) -> bool:
+    def _begin(self, member: Member) -> bool:
         """Begin a run and make its first updates; whether there are more."""
         self._told = member
         self.begins(member)
         events = Events(self.events.message, lambda *news: self._progress(member, *news))
-        member.steps = self._owned(member, backend, events, stop)
+        member.steps = self._owned(member, events)
         # The first call leads to its first update.
         clock = [0.0]
         for _ in range(1 + ALONE):
-            if not member.advance():
+            if not self._advance(member):
                 return False
             assert member.session is not None
             clock.append(member.session.seconds)
         member.alone = float(np.median(np.diff(clock[2:])))
         return True
 
-    def _owned(self, member: Member, backend: Backend, events: Events, stop: StopRequest) -> work.Steps:
-        shared = self._shared if backend.compiles else None
+    def _advance(self, member: Member) -> bool:
+        """Make the next update of one run; what is compiled meanwhile is its own, not that of the others."""
+        before = self._backend.trace_seconds
+        more = member.advance()
+        for other in self.members:
+            if other is not member and other.session is not None:
+                other.session.others_seconds += self._backend.trace_seconds - before
+        if member.error is not None and not isinstance(member.error, Interrupted):
+            self.fails(member)
+        return more
+
+    def _owned(self, member: Member, events: Events) -> work.Steps:
+        shared = self._shared if self._backend.compiles else None
         place, scenario = member.directory, member.scenario
         with locked(place.path):
-            trained = yield from work.stepwise(place, scenario, backend, events, stop, self.command, False, shared)
+            # Looked at under the lock: it may have been begun, or done, by somebody who resumes the sweep.
+            member.left = outcome.status_of(place) != ""
+            if member.left:
+                return {}
+            trained = yield from work.stepwise(
+                place, scenario, self._backend, events, self._stop, self.command, False, shared
+            )
         self.ends(member)
         return trained
 
     def _finish(self, member: Member) -> None:
         self._told = member
         while member.session is not None:
-            member.advance()
+            self._advance(member)
 
     def _progress(self, member: Member, *news: Any) -> None:
         if member is self._told:
@@ -168,10 +193,10 @@ class Group:
 
     # --- side by side ---------------------------------------------------------------------------------------------
 
-    def _promising(self, first: Member, backend: Backend) -> bool:
+    def _promising(self, first: Member) -> bool:
         """Whether to try: updates are short, and there are enough of them to win more than a compilation takes."""
         steps = first.scenario.sections.train.steps
-        if first.session is None or not backend.compiles or not suits(first.scenario) or steps is None:
+        if first.session is None or not self._backend.compiles or not suits(first.scenario) or steps is None:
             return False
         won = (steps - first.session.step) * len(self.members) * first.alone / 2
         return first.alone < SHORT_SECONDS and won > WON * first.session.compile_seconds
@@ -185,19 +210,18 @@ class Group:
         trainer, taken = JointTrainer(self._shared.built.trainer), []
         alone = np.median([member.alone for member in members])
         self._told = members[0]
-        if not self._same(trainer, members):
+        if not all(self._same(trainer, members) for _ in range(BOTH_WAYS)):
             self.events.message("the seeds go on alone")
             return
         self.events.message(f"{len(members)} runs side by side: {', '.join(m.name for m in members)}")
-        for member in members:
-            file = member.directory.record
-            record.update(file, details={**record.read(file).details, record.SIDE_BY_SIDE: len(members)})
         while len(members) > 1:
-            self._told = members[0]
-            sessions = _sessions(members)
-            for session, made in zip(sessions, self._updates(trainer, sessions), strict=True):
+            self._told, sessions = members[0], _sessions(members)
+            updates = self._updates(trainer, sessions)
+            if updates is None:
+                return
+            for session, made in zip(sessions, updates, strict=True):
                 session.made = made
-            going_on = [member for member in members if member.advance()]
+            going_on = [member for member in members if self._advance(member)]
             if len(going_on) < len(members) or any(session.changed for session in sessions):
                 trainer.forget()
             members = going_on
@@ -210,31 +234,33 @@ class Group:
     def _same(self, trainer: JointTrainer, members: list[Member]) -> bool:
         """Whether an update made together is the one that each makes alone, bit for bit; it is made both ways."""
         sessions = _sessions(members)
-        try:
-            together = self._updates(trainer, sessions)
-        except Exception as error:
-            # Each can do without, and this is no fault of theirs: too little memory for all, for example.
-            _log.debug("no common program", exc_info=error)
-            self.events.message(f"no common program for the seeds: {type(error).__name__}: {error}")
+        together = self._updates(trainer, sessions)
+        if together is None:
             return False
         for member in members:
-            member.advance()
+            self._advance(member)
+        trainer.forget()
         if any(member.session is None for member in members):
             return False
-        trainer.forget()
         same = all(
-            made is not None and equal(made.state(session.seconds), session.state, session.built.problem.backend)
+            made is not None and equal(made, session, self._backend)
             for made, session in zip(together, sessions, strict=True)
         )
         if not same:
             self.events.message("a common program would round the numbers of the seeds otherwise")
         return same
 
-    def _updates(self, trainer: JointTrainer, sessions: list[Session]) -> list[Made | None]:
-        """The next update of each, made together."""
+    def _updates(self, trainer: JointTrainer, sessions: list[Session]) -> list[Made | None] | None:
+        """The next update of each, made together; None if that is not possible, and each has to go on alone."""
         before = trainer.compile_seconds
         states = [] if trainer.knows_states else [session.state for session in sessions]
-        updates = trainer.step(states, sessions[0].step, [session.batches for session in sessions])
+        try:
+            updates = trainer.step(states, sessions[0].step, [session.batches for session in sessions])
+        except Exception as error:
+            # Too little memory for all, for example; what is a run's own fault it will meet again, alone.
+            _log.debug("no common program", exc_info=error)
+            self.events.message(f"no update of all seeds at once, they go on alone: {type(error).__name__}: {error}")
+            return None
         for session in sessions:
             # What was compiled for all is nobody's own: each has its share.
             session.others_seconds += (trainer.compile_seconds - before) * (1 - 1 / len(sessions))
@@ -246,10 +272,14 @@ def _sessions(members: Sequence[Member]) -> list[Session]:
     return [member.session for member in members if member.session is not None]
 
 
-def equal(one: TrainState, other: TrainState, backend: Backend) -> bool:
-    """Whether two states have the same parameters and the same state of the optimizer, bit for bit."""
-    return all(
+def equal(made: Made, session: Session, backend: Backend) -> bool:
+    """Whether an update is the one that a run has just made alone, bit for bit: parameters, optimizer, what was
+    measured."""
+    one, other = made.state(session.seconds), session.state
+    arrays = all(
         np.array_equal(backend.numpy(value), backend.numpy(getattr(other, group)[name]), equal_nan=True)
         for group in ("params", "optimizer")
         for name, value in getattr(one, group).items()
     )
+    clock = {"step_seconds"}
+    return arrays and all(session.measured[name] == value for name, value in made.metrics.items() if name not in clock)

@@ -15,7 +15,7 @@ from typing import Any
 
 from toolkit.core.backend import Backend, using
 from toolkit.core.solves import run_errors
-from toolkit.runs import checkpoint, monitors, outcome, peak_memory
+from toolkit.runs import checkpoint, monitors, outcome, peak_memory, record
 from toolkit.runs.datasets import global_attributes
 from toolkit.runs.directory import RunDirectory
 from toolkit.runs.events import Events
@@ -72,12 +72,16 @@ def do(
     """Do one run from its start or its checkpoint to its end; the trained parameters as NumPy arrays."""
     with environment(scenario, device) as (backend, stop):
         steps = stepwise(directory, scenario, backend, events, stop, command, resume)
-        while True:
-            try:
+        try:
+            while True:
                 next(steps)
-            except StopIteration as end:
-                trained: dict[str, Any] = end.value
-                return trained
+        except StopIteration as end:
+            trained: dict[str, Any] = end.value
+            return trained
+        except BaseException as error:
+            # One that came between two updates is for the run to tell; its own comes back as it is.
+            steps.throw(error)
+            raise
 
 
 def stepwise(
@@ -108,7 +112,8 @@ def _work(
     resume: bool,
     shared: Shared,
 ) -> Steps:
-    sections, others = scenario.sections, 0.0 if shared.built is None else backend.trace_seconds
+    # A backend that other runs have used before has compiled for them.
+    sections, others = scenario.sections, backend.trace_seconds
     shown = installed_versions(("phinverse", "phiflow", backend.name))
     versions = " · ".join(f"{name} {version}" for name, version in shown.items())
     events.message(f"{versions} · {backend.device} · physics {backend.physics_dtype}, network {backend.network_dtype}")
@@ -128,6 +133,9 @@ def _work(
         session.write_fields(session.state)
     finally:
         session.close()
+        if session.together:
+            details = record.read(directory.record).details
+            record.update(directory.record, details={**details, record.TOGETHER: session.together})
         described = {
             **(sections.update.plugin.metrics if sections.update else {}),
             **monitors.descriptions(built.problem),

@@ -101,7 +101,9 @@ class JointTrainer:
         key = (shared, count, str(shapes))
         if key not in self._programs:
             assert self._stacked is not None
-            start, update = time.perf_counter(), self._trainer.update
+            start = time.perf_counter()
+            # Otherwise XLA fuses with the cutting out of one run, and rounds some sums in another order.
+            update = self._backend.isolated(self._trainer.update)
 
             def together(params: Any, buffers: Any, optimizer: Any, tree: Any) -> Any:
                 def one(carry: Any, run: Any) -> tuple[Any, Any]:
