@@ -211,7 +211,8 @@ class Group:
         alone = np.median([member.alone for member in members])
         self._told = members[0]
         if not all(self._same(trainer, members) for _ in range(BOTH_WAYS)):
-            self.events.message("the seeds go on alone")
+            if self._stop.exit_code is None:
+                self.events.message("the seeds go on alone")
             return
         self.events.message(f"{len(members)} runs side by side: {', '.join(m.name for m in members)}")
         while len(members) > 1:
