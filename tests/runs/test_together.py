@@ -46,6 +46,7 @@ SEEDS = ("plots: false}\n", "plots: false}\nsweep: {run.seed: [0, 1, 2]}\n")
 LONGER = ("steps: 4", "steps: 14")
 NORMALISED = ("{type: conv_net, layers: [3]", "{type: conv_net, layers: [3], batch_norm: true")
 FRAMES = ("output: {plots", "output: {every: 3, plots")
+ROUNDS = "a common program would round the numbers of the seeds otherwise"
 FINITE = ("train: infinite", "train: 13")
 """Shuffled by each run's own seed: every run has its own batches."""
 
@@ -100,13 +101,14 @@ def scenario_steps(sweep):
 )
 def test_each_has_the_numbers_it_has_alone(tmp_path, always, text, changes):
     alone, sweep, said = both(tmp_path, write_scenario(tmp_path, text, *changes))
-    assert joint(said) == [3]
     assert sweep.done == alone.done
     assert len(sweep.done) == 3
     assert_same(alone.path, sweep.path)
-    steps = scenario_steps(sweep.path)
-    assert counted(sweep.path) == {steps - together.ALONE - together.BOTH_WAYS}
     assert counted(alone.path) == {None}
+    # As it usually optimises, XLA rounds convolutions otherwise in a loop; as the tests have it optimise, it does not.
+    if "conv_net" not in text or ROUNDS not in said:
+        assert joint(said) == [3]
+        assert counted(sweep.path) == {scenario_steps(sweep.path) - together.ALONE - together.BOTH_WAYS}
 
 
 def test_only_cells_that_differ_in_their_seed_are_grouped(tmp_path, always):
@@ -168,7 +170,7 @@ def test_a_run_may_make_one_update_alone(tmp_path, always, monkeypatch):
 def test_where_it_would_round_otherwise_each_goes_on_alone(tmp_path, always, monkeypatch):
     monkeypatch.setattr(together, "equal", lambda *states: False)
     alone, sweep, said = both(tmp_path, write_scenario(tmp_path, SINE))
-    assert said.count("a common program would round the numbers of the seeds otherwise") == 1
+    assert said.count(ROUNDS) == 1
     assert "the seeds go on alone" in said
     assert joint(said) == []
     assert_same(alone.path, sweep.path)
