@@ -69,14 +69,9 @@ class Session:
 
     # --- the run --------------------------------------------------------------------------------------------------
 
-    def run(self, resume: bool) -> TrainState:
-        """Train from the start or from the checkpoint to the end; the state after the last update."""
-        for _ in self.updates(resume):
-            pass
-        return self.state
-
     def updates(self, resume: bool) -> Iterator[Session]:
-        """`run` update by update: before each the caller has the word, who may put it into `made`."""
+        """Train from the start or from the checkpoint to the end; before each update the caller has the word, who may
+        put it into `made`."""
         self._state = self._restore() if resume else self._start()
         options = self.sections.train
         with MetricsWriter(self.directory.metrics_lines, self.step if resume else None) as metrics:
